@@ -1,1 +1,3 @@
-//! apiserver
+//! The API server.
+
+pub mod context;
