@@ -1,3 +1,13 @@
-//! The API server.
+//! The API server: the only meeting place of all components, and the only one that touches the store.
+//!
+//! Request → authn → authz → handler of the verb → admission → strategy of the kind → store → watch cache.
+//! Objects are JSON values driven by the schema table on the way in, and encoded bytes with a parsed head on the way out:
+//! nothing is decoded to be read.
+//!
+//! Invariants: nothing is acknowledged before it is durable and visible to readers; no lock is held while a client is slow; a slow
+//! watcher is dropped, never waited for; in-process components take the same road as clients on the wire.
+//! It never starts a controller, never talks to a runtime, and never decides anything for a pod.
 
+pub mod cache;
 pub mod context;
+pub mod storage;

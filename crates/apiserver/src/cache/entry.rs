@@ -1,0 +1,112 @@
+//! Objects as the cache holds them: encoded bytes, and a parsed head to select by.
+
+use bytes::Bytes;
+use serde_json::Value;
+use std::sync::{Arc, OnceLock};
+
+/// A stored object as it goes out on the wire, in its storage version, with its `resourceVersion` in place.
+#[derive(Clone, Debug)]
+pub struct Object {
+    /// Revision of its last change.
+    pub revision: u64,
+    /// The encoded JSON.
+    pub body: Bytes,
+}
+
+impl Object {
+    /// Decodes it. What is stored was encoded by us, so this cannot fail short of memory corruption, which yields `null`.
+    pub fn value(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_default()
+    }
+}
+
+/// A cached object and what it can be selected by. Costs its encoded size plus about 200 bytes.
+#[derive(Debug)]
+pub struct Entry {
+    /// `NAMESPACE/NAME`, or `NAME` for kinds of the whole cluster.
+    pub key: Box<str>,
+    /// Its uid.
+    pub uid: Box<str>,
+    /// Its labels, sorted by key.
+    pub labels: Box<[(Box<str>, Box<str>)]>,
+    /// Its selectable fields beyond `metadata.name` and `metadata.namespace`.
+    pub fields: Box<[(&'static str, Box<str>)]>,
+    /// Its creation, in seconds since 1970 (0 when unknown).
+    pub created: i64,
+    /// Revision and encoded bytes.
+    pub object: Object,
+}
+
+impl Entry {
+    /// The object's namespace; empty for kinds of the whole cluster.
+    pub fn namespace(&self) -> &str {
+        self.key.split_once('/').map_or("", |(namespace, _)| namespace)
+    }
+
+    /// The object's name.
+    pub fn name(&self) -> &str {
+        self.key.split_once('/').map_or(&self.key, |(_, name)| name)
+    }
+
+    /// The value of a label.
+    pub fn label(&self, key: &str) -> Option<&str> {
+        let found = self.labels.binary_search_by(|(k, _)| (**k).cmp(key)).ok()?;
+        Some(&self.labels[found].1)
+    }
+
+    /// The value of a selectable field.
+    pub fn field(&self, field: &str) -> Option<&str> {
+        match field {
+            "metadata.name" => Some(self.name()),
+            "metadata.namespace" => Some(self.namespace()),
+            _ => self.fields.iter().find(|(name, _)| *name == field).map(|(_, value)| &**value),
+        }
+    }
+
+    /// The decoded object.
+    pub fn value(&self) -> Value {
+        self.object.value()
+    }
+}
+
+/// What happened to an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventType {
+    /// It is new.
+    Added,
+    /// It changed.
+    Modified,
+    /// It is gone; the entry is its last state, with the revision of the deletion.
+    Deleted,
+}
+
+impl EventType {
+    /// The word of the watch protocol.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Added => "ADDED",
+            Self::Modified => "MODIFIED",
+            Self::Deleted => "DELETED",
+        }
+    }
+}
+
+/// One change, shared by all watchers.
+#[derive(Debug)]
+pub struct WatchEvent {
+    /// What happened.
+    pub kind: EventType,
+    /// The object after the change (before it, when deleted).
+    pub entry: Arc<Entry>,
+    /// The object before a modification, so that selectors can tell who enters and who leaves.
+    pub previous: Option<Arc<Entry>>,
+    /// The line of the watch protocol, encoded when the first watcher needs it.
+    pub(crate) line: OnceLock<Bytes>,
+}
+
+impl WatchEvent {
+    /// The revision of the change.
+    pub fn revision(&self) -> u64 {
+        self.entry.object.revision
+    }
+}
