@@ -8,6 +8,14 @@
 //! watcher is dropped, never waited for; in-process components take the same road as clients on the wire.
 //! It never starts a controller, never talks to a runtime, and never decides anything for a pod.
 
+pub mod body;
 pub mod cache;
 pub mod context;
+mod decode;
+mod encode;
+pub mod endpoint;
+mod meta;
+mod negotiate;
+mod request;
+mod respond;
 pub mod storage;

@@ -5,33 +5,113 @@
 //! allocators) go around it on purpose. A write returns only when the watch cache shows it, so a reader sees every write that was
 //! acknowledged before it asked.
 
+pub use crate::cache::Delivery;
 pub use crate::cache::entry::{Entry, EventType, Object, WatchEvent};
+pub use crate::cache::selection::Selection;
 
+use crate::cache::entry::SelectableFields;
+use crate::cache::feed::{self, Feed, Kinds, Progress};
+use crate::cache::kind::{KindCache, Page};
+use crate::encode;
+use bytes::Bytes;
 use machinery::Status;
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 use std::sync::Arc;
+use store::{Error, Guard, Op, Range, Store, Txn, TxnResult};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// What all our keys begin with.
+pub(crate) const REGISTRY: &str = "/registry/";
+
+/// How often a read-modify-write is tried before it gives up.
+const UPDATE_TRIES: usize = 100;
+
+/// What is stored, and how.
+pub struct KindInfo {
+    /// API group, empty for the core group.
+    pub group: String,
+    /// The version objects are stored in.
+    pub version: String,
+    /// Plural.
+    pub resource: String,
+    /// Kind.
+    pub kind: String,
+    /// Whether objects live in a namespace.
+    pub namespaced: bool,
+    /// May be lost with the machine's power: leases and events.
+    pub relaxed: bool,
+    /// Reads the selectable fields; none for kinds that have no more than name and namespace.
+    pub(crate) fields: Option<Box<SelectableFields>>,
+}
+
+impl KindInfo {
+    /// `v1`, `apps/v1`.
+    pub fn api_version(&self) -> String {
+        if self.group.is_empty() { self.version.clone() } else { format!("{}/{}", self.group, self.version) }
+    }
+
+    fn path(&self) -> String {
+        format!("{}/{}", if self.group.is_empty() { "core" } else { &self.group }, self.resource)
+    }
+}
 
 /// All stored kinds.
 pub struct Storage {
-    _private: (),
+    kinds: Arc<Kinds>,
+    progress: Arc<Progress>,
 }
 
 impl Storage {
+    /// Reads what is stored and follows the store until `stop`.
+    pub(crate) async fn open(
+        store: Arc<dyn Store>,
+        infos: Vec<KindInfo>,
+        stop: CancellationToken,
+    ) -> Result<Storage, Error> {
+        let progress = Arc::new(Progress::default());
+        let kinds = infos.into_iter().map(|info| {
+            let path = info.path();
+            let kind = KindStore {
+                prefix: format!("{REGISTRY}{path}/"),
+                info,
+                cache: KindCache::default(),
+                store: Arc::clone(&store),
+                progress: Arc::clone(&progress),
+            };
+            (path.into_boxed_str(), Arc::new(kind))
+        });
+        let kinds: Arc<Kinds> = Arc::new(kinds.collect());
+        let feed = Feed { store, kinds: Arc::clone(&kinds), progress: Arc::clone(&progress) };
+        let revision = feed.load().await?;
+        tokio::spawn(feed.run(revision, stop));
+        Ok(Storage { kinds, progress })
+    }
+
     /// The kind behind a resource (`("rbac.authorization.k8s.io", "roles")`, `("", "pods")`); 404 when there is none.
     pub fn kind(&self, group: &str, resource: &str) -> Result<&Arc<KindStore>, Status> {
-        let _ = (group, resource);
-        Err(Status::not_implemented("storage is being written"))
+        let group = if group.is_empty() { "core" } else { group };
+        self.kinds.get(&*format!("{group}/{resource}")).ok_or_else(Status::no_such_path)
+    }
+
+    /// All kinds.
+    pub(crate) fn kinds(&self) -> impl Iterator<Item = &Arc<KindStore>> {
+        self.kinds.values()
     }
 
     /// The revision up to which the cache has seen everything.
     pub fn revision(&self) -> u64 {
-        0
+        self.progress.applied()
     }
 }
 
 /// The objects of one resource.
 pub struct KindStore {
-    _private: (),
+    info: KindInfo,
+    prefix: String,
+    cache: KindCache,
+    store: Arc<dyn Store>,
+    progress: Arc<Progress>,
 }
 
 /// What must hold for a deletion.
@@ -44,59 +124,254 @@ pub struct Preconditions {
 }
 
 impl KindStore {
+    /// What is stored here.
+    pub fn info(&self) -> &KindInfo {
+        &self.info
+    }
+
+    pub(crate) fn cache(&self) -> &KindCache {
+        &self.cache
+    }
+
+    pub(crate) fn parse(&self, key: &str, stored: &[u8], revision: u64) -> Entry {
+        Entry::parse(key, stored, revision, self.info.fields.as_deref())
+    }
+
+    fn key(&self, namespace: &str, name: &str) -> String {
+        if self.info.namespaced { format!("{namespace}/{name}") } else { name.to_owned() }
+    }
+
+    fn store_key(&self, key: &str) -> Bytes {
+        format!("{}{key}", self.prefix).into()
+    }
+
     /// One object (namespace empty for kinds of the whole cluster). Reads the cache only.
     pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<Entry>> {
-        let _ = (namespace, name);
-        None
+        if self.info.namespaced { self.cache.get(&self.key(namespace, name)) } else { self.cache.get(name) }
+    }
+
+    /// One object; 404 when there is none.
+    pub fn find(&self, namespace: &str, name: &str) -> Result<Arc<Entry>, Status> {
+        self.get(namespace, name).ok_or_else(|| Status::not_found(&self.info.group, &self.info.resource, name))
     }
 
     /// All objects, or those of one namespace, ordered by key. Reads the cache only.
     pub fn list(&self, namespace: Option<&str>) -> Vec<Arc<Entry>> {
-        let _ = namespace;
-        Vec::new()
+        self.cache.list(&Selection { namespace: namespace.map(str::to_owned), ..Selection::default() })
+    }
+
+    /// The objects of a selection. Reads the cache only.
+    pub fn select(&self, selection: &Selection) -> Vec<Arc<Entry>> {
+        self.cache.list(selection)
     }
 
     /// The revision of the kind's last change: cheap, to know whether something derived is out of date.
     pub fn last_change(&self) -> u64 {
-        0
+        self.cache.last_change()
+    }
+
+    /// The revision up to which the cache has seen everything.
+    pub fn revision(&self) -> u64 {
+        self.progress.applied()
+    }
+
+    /// Waits until the cache shows a revision; 504 when it does not within a few seconds.
+    pub(crate) async fn reach(&self, revision: u64) -> Result<(), Status> {
+        if self.revision() >= revision {
+            return Ok(());
+        }
+        let wait = tokio::time::timeout(std::time::Duration::from_secs(3), self.progress.wait(revision));
+        if wait.await.unwrap_or(false) {
+            return Ok(());
+        }
+        let current = self.revision();
+        let mut status = Status::timeout(format!("Too large resource version: {revision}, current: {current}"));
+        status.details.get_or_insert_default().retry_after_seconds = Some(1);
+        Err(status.with_cause("ResourceVersionTooLarge", "", "Too large resource version"))
+    }
+
+    /// A page of a list as of `revision`: out of the cache when the kind has not changed since, else from the store's past.
+    pub(crate) async fn page(
+        &self,
+        selection: &Selection,
+        after: Option<&str>,
+        limit: usize,
+        revision: u64,
+    ) -> Result<Page, Error> {
+        if let Some(page) = self.cache.page(selection, after, limit, revision) {
+            return Ok(page);
+        }
+        let namespace = selection.namespace.as_deref().filter(|namespace| !namespace.is_empty());
+        let prefix = namespace.map_or_else(|| self.prefix.clone(), |namespace| format!("{}{namespace}/", self.prefix));
+        let mut range = Range {
+            prefix: prefix.into(),
+            limit: limit.saturating_add(1),
+            revision: Some(revision),
+            ..Range::default()
+        };
+        if let Some(after) = after {
+            range.start = format!("{}{after}\0", self.prefix).into();
+        }
+        let mut page = Page { entries: Vec::new(), next: None, remaining: None };
+        loop {
+            let found = self.store.range(range.clone()).await?;
+            for kv in &found.kvs {
+                let Some(entry) = feed::past(self, &kv.key, &kv.value, kv.mod_revision) else { continue };
+                if page.entries.len() == limit {
+                    page.next = page.entries.last().map(|last: &Arc<Entry>| last.key.clone());
+                    return Ok(page);
+                }
+                if selection.matches(&entry) {
+                    page.entries.push(Arc::new(entry));
+                }
+            }
+            let Some(last) = found.kvs.last().filter(|_| found.more) else { return Ok(page) };
+            range.start = [&last.key[..], &[0]].concat().into();
+        }
     }
 
     /// All objects now, and every change after.
     pub fn subscribe(&self) -> (Vec<Arc<Entry>>, Subscription) {
-        (Vec::new(), Subscription { _private: () })
+        let (entries, receiver) = self.cache.subscribe(Selection::default());
+        (entries, Subscription { receiver })
     }
 
     /// Stores a new object. Fills in `apiVersion`, `kind`, `metadata.uid` and `creationTimestamp` when absent; 409 `AlreadyExists`.
-    pub async fn create(&self, object: Value) -> Result<Object, Status> {
-        let _ = object;
-        Err(Status::not_implemented("storage is being written"))
+    pub async fn create(&self, mut object: Value) -> Result<Object, Status> {
+        complete(&mut object, &self.info);
+        self.insert(&object).await
+    }
+
+    /// Stores a new object as it is.
+    pub(crate) async fn insert(&self, object: &Value) -> Result<Object, Status> {
+        let name = text(object, "name");
+        let key = self.key(text(object, "namespace"), name);
+        let value = encode::encode(object);
+        let put = Op::Put { key: self.store_key(&key), value: value.clone(), guard: Guard::Absent };
+        match self.commit(put).await? {
+            Some(revision) => Ok(Object { revision, body: encode::splice(&value, revision) }),
+            None => Err(Status::already_exists(&self.info.group, &self.info.resource, name)),
+        }
+    }
+
+    /// Replaces an object, unless it is no longer the one read (then none, and the cache shows the new one). Writes nothing when
+    /// nothing changed.
+    pub(crate) async fn replace(&self, entry: &Entry, object: &Value) -> Result<Option<Object>, Status> {
+        let value = encode::encode(object);
+        if encode::splice(&value, entry.object.revision) == entry.object.body {
+            return Ok(Some(entry.object.clone()));
+        }
+        let guard = Guard::Revision(entry.object.revision);
+        let put = Op::Put { key: self.store_key(&entry.key), value: value.clone(), guard };
+        let done = self.commit(put).await?;
+        Ok(done.map(|revision| Object { revision, body: encode::splice(&value, revision) }))
+    }
+
+    /// Removes an object, unless it is no longer the one read; its last state.
+    pub(crate) async fn remove(&self, entry: &Entry) -> Result<Option<Object>, Status> {
+        let guard = Guard::Revision(entry.object.revision);
+        let done = self.commit(Op::Delete { key: self.store_key(&entry.key), guard }).await?;
+        Ok(done.map(|revision| Object { revision, body: encode::splice(&entry.object.body, revision) }))
+    }
+
+    /// The revision of the change, once the cache shows it; none when its guard did not hold.
+    async fn commit(&self, op: Op) -> Result<Option<u64>, Status> {
+        let txn = Txn { ops: vec![op], relaxed: self.info.relaxed };
+        let (shown, done) = match self.store.txn(txn).await.map_err(|error| store_status(&error))? {
+            TxnResult::Done { revision, .. } => (revision, Some(revision)),
+            TxnResult::GuardFailed { current: Some(current), .. } => (current.mod_revision, None),
+            TxnResult::GuardFailed { .. } => (self.store.revision().await.map_err(|error| store_status(&error))?, None),
+        };
+        if self.progress.wait(shown).await {
+            return Ok(done);
+        }
+        Err(Status::service_unavailable("the server is shutting down"))
     }
 
     /// Reads, changes, writes; again when somebody else wrote in between. `change` may run several times; when it leaves the object
     /// as it was, nothing is written. 404 when there is no such object.
-    pub async fn update<F>(&self, namespace: &str, name: &str, change: F) -> Result<Object, Status>
+    pub async fn update<F>(&self, namespace: &str, name: &str, mut change: F) -> Result<Object, Status>
     where
         F: FnMut(&mut Value) -> Result<(), Status> + Send,
     {
-        let _ = (namespace, name, change);
-        Err(Status::not_implemented("storage is being written"))
+        for _ in 0..UPDATE_TRIES {
+            let entry = self.find(namespace, name)?;
+            let mut object = entry.value();
+            change(&mut object)?;
+            if let Some(done) = self.replace(&entry, &object).await? {
+                return Ok(done);
+            }
+        }
+        Err(Status::modified(&self.info.group, &self.info.resource, name))
     }
 
     /// Removes an object at once (no grace, no finalizers: those are the delete handler's) and returns its last state.
     pub async fn delete(&self, namespace: &str, name: &str, preconditions: &Preconditions) -> Result<Object, Status> {
-        let _ = (namespace, name, preconditions);
-        Err(Status::not_implemented("storage is being written"))
+        for _ in 0..UPDATE_TRIES {
+            let entry = self.find(namespace, name)?;
+            preconditions.check(&self.info, &entry)?;
+            if let Some(done) = self.remove(&entry).await? {
+                return Ok(done);
+            }
+        }
+        Err(Status::modified(&self.info.group, &self.info.resource, name))
     }
+}
+
+impl Preconditions {
+    /// 409 when the object is not the one meant.
+    pub(crate) fn check(&self, info: &KindInfo, entry: &Entry) -> Result<(), Status> {
+        let conflict = |why: String| Err(Status::conflict(&info.group, &info.resource, entry.name(), why));
+        if let Some(uid) = self.uid.as_deref().filter(|uid| *uid != &*entry.uid) {
+            return conflict(format!(
+                "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+                entry.uid
+            ));
+        }
+        match self.revision {
+            Some(wanted) if wanted != entry.object.revision => conflict(format!(
+                "Precondition failed: ResourceVersion in precondition: {wanted}, ResourceVersion in object meta: {}",
+                entry.object.revision
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What the client is told when the store fails.
+pub(crate) fn store_status(error: &Error) -> Status {
+    match error {
+        Error::Compacted { .. } => Status::expired(EXPIRED),
+        Error::NoSpace { .. } | Error::Closed => Status::service_unavailable(error.to_string()),
+        _ => Status::internal(error),
+    }
+}
+
+/// Upstream's wording for a continue token whose past is gone.
+pub(crate) const EXPIRED: &str = "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter.";
+
+fn text<'a>(object: &'a Value, field: &str) -> &'a str {
+    object.get("metadata").and_then(|metadata| metadata.get(field)).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn complete(object: &mut Value, info: &KindInfo) {
+    let Some(object) = object.as_object_mut() else { return };
+    object.entry("apiVersion").or_insert_with(|| info.api_version().into());
+    object.entry("kind").or_insert_with(|| info.kind.clone().into());
+    let metadata = object.entry("metadata").or_insert_with(|| Value::Object(Map::new()));
+    let Some(metadata) = metadata.as_object_mut() else { return };
+    metadata.entry("uid").or_insert_with(|| uuid::Uuid::new_v4().to_string().into());
+    metadata.entry("creationTimestamp").or_insert_with(|| json!(machinery::time::now()));
 }
 
 /// A stream of changes.
 pub struct Subscription {
-    _private: (),
+    receiver: mpsc::Receiver<Delivery>,
 }
 
 impl Subscription {
-    /// The next change; none when this subscriber was too slow and must subscribe again.
+    /// The next change; none when this subscriber was too slow, or the server stops: subscribe again.
     pub async fn recv(&mut self) -> Option<Arc<WatchEvent>> {
-        None
+        self.receiver.recv().await.map(|delivery| delivery.event)
     }
 }

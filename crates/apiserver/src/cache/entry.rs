@@ -1,7 +1,11 @@
 //! Objects as the cache holds them: encoded bytes, and a parsed head to select by.
 
+use crate::encode;
 use bytes::Bytes;
+use serde::Deserialize;
 use serde_json::Value;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 /// A stored object as it goes out on the wire, in its storage version, with its `resourceVersion` in place.
@@ -110,3 +114,40 @@ impl WatchEvent {
         self.entry.object.revision
     }
 }
+
+#[derive(Default, Deserialize)]
+struct Head<'a> {
+    #[serde(borrow, default)]
+    metadata: Metadata<'a>,
+}
+
+#[derive(Default, Deserialize)]
+struct Metadata<'a> {
+    #[serde(borrow, default)]
+    uid: Option<Cow<'a, str>>,
+    #[serde(default)]
+    labels: Option<BTreeMap<Box<str>, Box<str>>>,
+    #[serde(borrow, default, rename = "creationTimestamp")]
+    created: Option<Cow<'a, str>>,
+}
+
+impl Entry {
+    /// Reads the head of what the store holds. `fields` gives the selectable fields, for kinds that have any.
+    pub(crate) fn parse(key: &str, stored: &[u8], revision: u64, fields: Option<&SelectableFields>) -> Entry {
+        let head: Head<'_> = serde_json::from_slice(stored).unwrap_or_default();
+        let fields = fields.map_or_else(Vec::new, |fields| fields(&serde_json::from_slice(stored).unwrap_or_default()));
+        let fields = fields.into_iter().filter(|(name, _)| !matches!(*name, "metadata.name" | "metadata.namespace"));
+        let created = head.metadata.created.as_deref().and_then(machinery::time::parse);
+        Entry {
+            key: key.into(),
+            uid: head.metadata.uid.unwrap_or_default().into(),
+            labels: head.metadata.labels.unwrap_or_default().into_iter().collect(),
+            fields: fields.map(|(name, value)| (name, value.into_boxed_str())).collect(),
+            created: created.map_or(0, jiff::Timestamp::as_second),
+            object: Object { revision, body: encode::splice(stored, revision) },
+        }
+    }
+}
+
+/// Reads the selectable fields out of an object.
+pub(crate) type SelectableFields = dyn Fn(&Value) -> Vec<(&'static str, String)> + Send + Sync;

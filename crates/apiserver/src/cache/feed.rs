@@ -1,0 +1,172 @@
+//! From the store's changes to the caches of the kinds, in order, by one task.
+
+use super::entry::Entry;
+use super::kind::Change;
+use crate::storage::{KindStore, REGISTRY};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use store::{Error, Event, Range, Store};
+use tokio::sync::oneshot;
+use tokio_stream::StreamExt;
+use tokio_util::sync::CancellationToken;
+
+/// How many keys are read at once when the caches are filled.
+const LOAD_CHUNK: usize = 1000;
+
+/// How far the caches are.
+#[derive(Default)]
+pub(crate) struct Progress {
+    applied: AtomicU64,
+    waiters: Mutex<Vec<(u64, oneshot::Sender<()>)>>,
+}
+
+impl Progress {
+    pub(crate) fn applied(&self) -> u64 {
+        self.applied.load(Ordering::Acquire)
+    }
+
+    /// Waits until the caches show `revision`. False when they never will, because the feed has ended.
+    pub(crate) async fn wait(&self, revision: u64) -> bool {
+        if self.applied() >= revision {
+            return true;
+        }
+        let receiver = {
+            let mut waiters = self.waiters.lock();
+            if self.applied() >= revision {
+                return true;
+            }
+            let (sender, receiver) = oneshot::channel();
+            waiters.push((revision, sender));
+            receiver
+        };
+        receiver.await.is_ok()
+    }
+
+    fn advance(&self, revision: u64) {
+        let ready: Vec<_> = {
+            let mut waiters = self.waiters.lock();
+            self.applied.fetch_max(revision, Ordering::AcqRel);
+            waiters.extract_if(.., |(wanted, _)| *wanted <= revision).collect()
+        };
+        for (_, waiter) in ready {
+            // A writer that went away does not need to know.
+            let _ = waiter.send(());
+        }
+    }
+
+    fn end(&self) {
+        self.waiters.lock().clear();
+    }
+}
+
+/// The kinds by what follows `/registry/` in their keys: `core/pods`.
+pub(crate) type Kinds = HashMap<Box<str>, Arc<KindStore>>;
+
+/// Splits a store key into the kind's part and the object's.
+fn split(key: &[u8]) -> Option<(&str, &str)> {
+    let rest = std::str::from_utf8(key).ok()?.strip_prefix(REGISTRY)?;
+    let group = rest.find('/')?;
+    let resource = group + 1 + rest[group + 1..].find('/')?;
+    Some((&rest[..resource], &rest[resource + 1..]))
+}
+
+/// The task that keeps the caches.
+pub(crate) struct Feed {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) kinds: Arc<Kinds>,
+    pub(crate) progress: Arc<Progress>,
+}
+
+impl Feed {
+    /// Fills the caches with the present; the revision they then show.
+    pub(crate) async fn load(&self) -> Result<u64, Error> {
+        let mut range =
+            Range { prefix: Bytes::from_static(REGISTRY.as_bytes()), limit: LOAD_CHUNK, ..Range::default() };
+        loop {
+            let result = self.store.range(range.clone()).await?;
+            range.revision.get_or_insert(result.revision);
+            for kv in &result.kvs {
+                let Some((kind, key)) = split(&kv.key) else { continue };
+                if let Some(kind) = self.kinds.get(kind) {
+                    kind.cache().load(Arc::new(kind.parse(key, &kv.value, kv.mod_revision)));
+                }
+            }
+            let Some(last) = result.kvs.last().filter(|_| result.more) else { break };
+            range.start = [&last.key[..], &[0]].concat().into();
+        }
+        let revision = range.revision.unwrap_or_default();
+        for kind in self.kinds.values() {
+            kind.cache().set_floor(revision);
+        }
+        self.progress.advance(revision);
+        Ok(revision)
+    }
+
+    /// Applies changes until told to stop.
+    pub(crate) async fn run(self, mut revision: u64, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            match self.follow(&mut revision, &stop).await {
+                Ok(()) => break,
+                Err(Error::Slow | Error::Compacted { .. }) => {
+                    tracing::warn!(revision, "the watch cache fell behind the store and is filled anew");
+                    match self.reload().await {
+                        Ok(present) => revision = present,
+                        Err(error) => {
+                            tracing::error!(%error, "the watch cache cannot be filled");
+                            break;
+                        }
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the watch cache has lost the store");
+                    break;
+                }
+            }
+        }
+        for kind in self.kinds.values() {
+            kind.cache().drop_watchers();
+        }
+        self.progress.end();
+    }
+
+    async fn follow(&self, revision: &mut u64, stop: &CancellationToken) -> Result<(), Error> {
+        let prefix = Bytes::from_static(REGISTRY.as_bytes());
+        let mut changes = self.store.watch(prefix, *revision + 1).await?;
+        while let Some(events) = stop.run_until_cancelled(changes.next()).await.flatten() {
+            for event in &*events? {
+                self.apply(event);
+                *revision = event.kv.mod_revision;
+            }
+            self.progress.advance(*revision);
+        }
+        Ok(())
+    }
+
+    fn apply(&self, event: &Event) {
+        let Some((kind, key)) = split(&event.kv.key) else { return };
+        let Some(kind) = self.kinds.get(kind) else { return };
+        let revision = event.kv.mod_revision;
+        kind.cache().apply(if event.deleted {
+            Change::Delete { key: key.into(), revision }
+        } else {
+            Change::Put(Arc::new(kind.parse(key, &event.kv.value, revision)))
+        });
+    }
+
+    /// Starts over: watchers are dropped, since what happened in between is unknown.
+    async fn reload(&self) -> Result<u64, Error> {
+        for kind in self.kinds.values() {
+            kind.cache().clear();
+        }
+        self.load().await
+    }
+}
+
+/// A cached object of the past, as the store still knows it.
+pub(crate) fn past(kind: &KindStore, key: &[u8], value: &[u8], revision: u64) -> Option<Entry> {
+    let (_, key) = split(key)?;
+    Some(kind.parse(key, value, revision))
+}

@@ -1,0 +1,120 @@
+//! How objects are laid out as bytes: `kind` and `apiVersion` first, then `metadata`, so that the revision can be put in by a copy.
+//!
+//! The store keeps objects without `resourceVersion` (it is not known before the commit); the cache splices it in once.
+
+use bytes::{Bytes, BytesMut};
+use serde_json::{Map, Value};
+use std::io::Write;
+
+const METADATA: &[u8] = b"\"metadata\":{";
+const REVISION: &[u8] = b"\"resourceVersion\":\"";
+
+/// Encodes an object for the store: no `resourceVersion`, `kind`, `apiVersion` and `metadata` first.
+pub(crate) fn encode(object: &Value) -> Bytes {
+    let mut out = Vec::with_capacity(1024);
+    let empty = Map::new();
+    let object = object.as_object().unwrap_or(&empty);
+    out.push(b'{');
+    for key in ["kind", "apiVersion"] {
+        if let Some(value) = object.get(key) {
+            member(&mut out, key, value);
+        }
+    }
+    separate(&mut out);
+    out.extend_from_slice(METADATA);
+    let metadata = object.get("metadata").and_then(Value::as_object).unwrap_or(&empty);
+    for (key, value) in metadata.iter().filter(|(key, _)| *key != "resourceVersion") {
+        member(&mut out, key, value);
+    }
+    out.push(b'}');
+    for (key, value) in object {
+        if !matches!(key.as_str(), "kind" | "apiVersion" | "metadata") {
+            member(&mut out, key, value);
+        }
+    }
+    out.push(b'}');
+    out.into()
+}
+
+fn separate(out: &mut Vec<u8>) {
+    if !matches!(out.last(), Some(b'{') | None) {
+        out.push(b',');
+    }
+}
+
+fn member(out: &mut Vec<u8>, key: &str, value: &Value) {
+    separate(out);
+    // Writing JSON to memory cannot fail.
+    let _ = serde_json::to_writer(&mut *out, key);
+    out.push(b':');
+    let _ = serde_json::to_writer(&mut *out, value);
+}
+
+/// Puts a revision into encoded bytes, replacing the one that is there.
+pub(crate) fn splice(body: &[u8], revision: u64) -> Bytes {
+    let Some(found) = find(body, METADATA) else {
+        return Bytes::copy_from_slice(body);
+    };
+    let at = found + METADATA.len();
+    let mut rest = &body[at..];
+    if let Some(old) = rest.strip_prefix(REVISION) {
+        let end = old.iter().position(|b| *b == b'"').map_or(old.len(), |end| end + 1);
+        rest = &old[end..];
+        rest = rest.strip_prefix(b",").unwrap_or(rest);
+    }
+    let mut out = Vec::with_capacity(body.len() + 44);
+    out.extend_from_slice(&body[..at]);
+    out.extend_from_slice(REVISION);
+    let _ = write!(out, "{revision}\"");
+    if !rest.starts_with(b"}") {
+        out.push(b',');
+    }
+    out.extend_from_slice(rest);
+    out.into()
+}
+
+fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
+    haystack.windows(needle.len()).position(|window| window == needle)
+}
+
+/// One line of the watch protocol.
+pub(crate) fn watch_line(kind: &str, body: &[u8]) -> Bytes {
+    let mut line = BytesMut::with_capacity(body.len() + kind.len() + 24);
+    line.extend_from_slice(b"{\"type\":\"");
+    line.extend_from_slice(kind.as_bytes());
+    line.extend_from_slice(b"\",\"object\":");
+    line.extend_from_slice(body);
+    line.extend_from_slice(b"}\n");
+    line.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn revision_is_spliced_and_replaced() {
+        let object = json!({"spec": {"metadata": {"x": 1}}, "kind": "Pod", "apiVersion": "v1",
+            "metadata": {"name": "a\"b", "resourceVersion": "7", "annotations": {"metadata": "{}"}}});
+        let stored = encode(&object);
+        assert!(stored.starts_with(b"{\"kind\":\"Pod\",\"apiVersion\":\"v1\",\"metadata\":{"));
+        let mut expected = object.clone();
+        for revision in [1u64, 12345, u64::MAX] {
+            expected["metadata"]["resourceVersion"] = json!(revision.to_string());
+            let once = splice(&stored, revision);
+            assert_eq!(serde_json::from_slice::<Value>(&once).unwrap(), expected);
+            let twice = splice(&splice(&stored, 42), revision);
+            assert_eq!(once, twice);
+        }
+    }
+
+    #[test]
+    fn empty_metadata_is_still_json() {
+        let spliced = splice(&encode(&json!({"kind": "X"})), 3);
+        assert_eq!(
+            serde_json::from_slice::<Value>(&spliced).unwrap(),
+            json!({"kind": "X", "metadata": {"resourceVersion": "3"}})
+        );
+    }
+}

@@ -1,0 +1,90 @@
+//! What is reached through the API and is no stored object: reviews, tokens, logs, exec, proxies.
+
+use crate::body::{Body, RequestBody};
+use crate::context::Attributes;
+use crate::storage::Storage;
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::request::Parts;
+use http::{Response, StatusCode, header};
+use http_body_util::BodyExt;
+use machinery::Status;
+use serde_json::Value;
+use std::sync::Arc;
+
+/// The largest body read, in bytes.
+pub const BODY_BYTES_MAX: usize = 3 << 20;
+
+/// A request to an [`Endpoint`]: authenticated and authorized.
+pub struct EndpointRequest {
+    /// Who wants what. For `connect` subresources the verb is still that of the HTTP method.
+    pub attributes: Attributes,
+    /// What follows the subresource in the URL (`proxy/a/b` → `a/b`).
+    pub rest: String,
+    /// Method, URL, headers, and `hyper::upgrade::OnUpgrade` among the extensions when the peer may upgrade.
+    pub parts: Parts,
+    /// The body, unread.
+    pub body: RequestBody,
+    /// All objects.
+    pub storage: Arc<Storage>,
+    /// `?dryRun=All`.
+    pub dry_run: bool,
+}
+
+impl EndpointRequest {
+    /// The whole body (at most [`BODY_BYTES_MAX`]).
+    pub async fn read(&mut self) -> Result<Bytes, Status> {
+        read_body(std::mem::replace(&mut self.body, empty_body())).await
+    }
+
+    /// The body as an object: JSON or YAML, by its content type.
+    pub async fn object(&mut self) -> Result<Value, Status> {
+        let body = self.read().await?;
+        let media_type = crate::negotiate::content_type(&self.parts.headers);
+        crate::decode::decode(media_type, &body).map(|decoded| decoded.value)
+    }
+
+    /// Answers with an object, as JSON or YAML.
+    pub fn answer(&self, code: StatusCode, object: &Value) -> Result<Response<Body>, Status> {
+        let accept = crate::negotiate::Accept::negotiate(&self.parts.headers)?;
+        Ok(crate::respond::value(accept, code, object))
+    }
+}
+
+/// Serves a subresource, or a resource without storage.
+#[async_trait]
+pub trait Endpoint: Send + Sync {
+    /// Serves one request. May answer with an upgrade; then it owns what follows.
+    async fn serve(&self, request: EndpointRequest) -> Result<Response<Body>, Status>;
+}
+
+/// Where endpoints hang: group, resource, subresource (empty for the resource itself).
+pub type EndpointKey = (&'static str, &'static str, &'static str);
+
+/// Endpoints by where they hang.
+pub type Endpoints = std::collections::HashMap<EndpointKey, Arc<dyn Endpoint>>;
+
+/// A body with nothing in it.
+pub(crate) fn empty_body() -> RequestBody {
+    http_body_util::Empty::new().map_err(|never| match never {}).boxed()
+}
+
+/// Reads a body up to the limit; 413 beyond.
+pub(crate) async fn read_body(body: RequestBody) -> Result<Bytes, Status> {
+    let limited = http_body_util::Limited::new(body, BODY_BYTES_MAX);
+    match limited.collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+            Err(Status::too_large(format!("Request entity too large: limit is {BODY_BYTES_MAX}")))
+        }
+        Err(error) => Err(Status::bad_request(format!("the body could not be read: {error}"))),
+    }
+}
+
+/// A plain text answer.
+pub(crate) fn text(code: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
+    let mut response = Response::new(Body::full(text));
+    *response.status_mut() = code;
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}

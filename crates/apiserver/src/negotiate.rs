@@ -1,0 +1,149 @@
+//! Which representation of its answer a client wants.
+
+use http::HeaderMap;
+use http::header::ACCEPT;
+use machinery::Status;
+
+/// A wire format.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// `application/json`.
+    #[default]
+    Json,
+    /// `application/yaml`.
+    Yaml,
+}
+
+impl Format {
+    pub(crate) fn content_type(self) -> &'static str {
+        match self {
+            Format::Json => "application/json",
+            Format::Yaml => "application/yaml",
+        }
+    }
+}
+
+/// A shape of the answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// The object itself.
+    #[default]
+    Object,
+    /// `meta.k8s.io/v1 Table` (true: `v1beta1`).
+    Table { beta: bool },
+    /// `meta.k8s.io/v1 PartialObjectMetadata` or its list (true: `v1beta1`).
+    Metadata { beta: bool },
+}
+
+/// What the client accepts, of what we have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Accept {
+    pub(crate) format: Format,
+    pub(crate) shape: Shape,
+    /// `;pretty=1` or `?pretty=true`: for people.
+    pub(crate) pretty: bool,
+}
+
+const OFFERED: &str = "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf";
+
+impl Accept {
+    /// The best of what the headers allow; 406 when nothing is.
+    pub(crate) fn negotiate(headers: &HeaderMap) -> Result<Accept, Status> {
+        let mut best: Option<(u16, Accept)> = None;
+        let mut asked = false;
+        for header in headers.get_all(ACCEPT) {
+            let clauses = header.to_str().unwrap_or_default().split(',');
+            for clause in clauses.map(str::trim).filter(|clause| !clause.is_empty()) {
+                asked = true;
+                let Some((quality, accept)) = parse(clause) else { continue };
+                if quality > 0 && best.as_ref().is_none_or(|(found, _)| quality > *found) {
+                    best = Some((quality, accept));
+                }
+            }
+        }
+        match best {
+            Some((_, accept)) => Ok(accept),
+            None if asked => Err(Status::not_acceptable(OFFERED)),
+            None => Ok(Accept::default()),
+        }
+    }
+}
+
+/// One clause: its quality in thousandths, and what it asks for when that is on offer.
+fn parse(clause: &str) -> Option<(u16, Accept)> {
+    let mut pieces = clause.split(';').map(str::trim);
+    let format = match pieces.next()? {
+        "application/json" | "*/*" | "application/*" | "text/plain" | "text/*" => Format::Json,
+        "application/yaml" => Format::Yaml,
+        _ => return None,
+    };
+    let mut accept = Accept { format, ..Accept::default() };
+    let (mut quality, mut shape, mut group, mut version) = (1000, "", "", "");
+    for piece in pieces {
+        match piece.split_once('=')? {
+            ("q", value) => quality = thousandths(value)?,
+            ("as", value) => shape = value,
+            ("g", value) => group = value,
+            ("v", value) => version = value,
+            ("pretty", value) => accept.pretty = value == "1" || value == "true",
+            ("stream", value) if value != "watch" => return None,
+            _ => {}
+        }
+    }
+    let beta = version == "v1beta1";
+    accept.shape = match shape {
+        "" => Shape::Object,
+        _ if group != "meta.k8s.io" || !(beta || version == "v1") => return None,
+        "Table" => Shape::Table { beta },
+        "PartialObjectMetadata" | "PartialObjectMetadataList" => Shape::Metadata { beta },
+        _ => return None,
+    };
+    Some((quality, accept))
+}
+
+fn thousandths(quality: &str) -> Option<u16> {
+    let quality: f32 = quality.parse().ok()?;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 0..=1000")]
+    Some((quality.clamp(0.0, 1.0) * 1000.0) as u16)
+}
+
+/// The media type of a request's body, without parameters; JSON when none is given.
+pub(crate) fn content_type(headers: &HeaderMap) -> &str {
+    let value =
+        headers.get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("application/json");
+    let value = value.split(';').next().unwrap_or_default().trim();
+    if value.is_empty() { "application/json" } else { value }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accept_headers() {
+        let table = Shape::Table { beta: false };
+        let meta = Shape::Metadata { beta: false };
+        for (header, expected) in [
+            ("", Some((Format::Json, Shape::Object))),
+            ("*/*", Some((Format::Json, Shape::Object))),
+            ("application/yaml", Some((Format::Yaml, Shape::Object))),
+            (
+                "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json",
+                Some((Format::Json, table)),
+            ),
+            ("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1", Some((Format::Json, meta))),
+            ("application/vnd.kubernetes.protobuf,application/json", Some((Format::Json, Shape::Object))),
+            ("application/vnd.kubernetes.protobuf", None),
+            ("application/json;q=0.5,application/yaml;q=0.9", Some((Format::Yaml, Shape::Object))),
+            ("application/json;as=Table;v=v7;g=meta.k8s.io", None),
+            ("image/png", None),
+        ] {
+            let mut headers = HeaderMap::new();
+            if !header.is_empty() {
+                headers.insert(ACCEPT, header.parse().unwrap());
+            }
+            let found = Accept::negotiate(&headers).ok().map(|accept| (accept.format, accept.shape));
+            assert_eq!(found, expected, "{header}");
+        }
+    }
+}
