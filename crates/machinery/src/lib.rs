@@ -12,6 +12,7 @@ pub mod field;
 pub mod name;
 pub mod patch;
 pub mod quantity;
+pub mod schema;
 pub mod selector;
 mod status;
 pub mod time;
