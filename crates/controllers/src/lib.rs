@@ -1,1 +1,67 @@
-//! controllers
+//! The controllers: loops that watch what was asked for, compare it with what is, and change the one towards the other.
+//!
+//! Flow: an informer's delta names a key (`control`), the key waits in a work queue, one task at a time reconciles it: it
+//! reads the caches, asks a pure `plan` what to do, and does it through the API. Each controller is a module; its plan has
+//! the tests, its loop is thin.
+//!
+//! Workloads: `deployment` → `replicas`, `job` and `cronjob`, `daemonset`, `statefulset`, with `create` and `adopt` for
+//! their pods, and `expectations` so that a stale cache never leads to a pod too many. Services: `endpoints`. Lives and
+//! deaths: `namespace`, `garbage` (owner references), `ttl`, `node` (health, taints, eviction, pod networks, lost pods),
+//! `disruption`. Furniture: `furnish` (default ServiceAccount, root certificate), `aggregate` (ClusterRoles).
+//!
+//! Invariants: a controller knows only the API; it keeps nothing that a restart would miss; every write is guarded by the
+//! version or the uid that the decision was made on; no polling: timers run only for something that is due.
+//!
+//! Never: a controller never talks to another one, to the store or to a node.
+
+mod adopt;
+mod control;
+mod create;
+mod deployment;
+mod endpoints;
+mod expectations;
+mod furnish;
+mod owner;
+mod pods;
+mod replicas;
+mod select;
+#[cfg(test)]
+mod testing;
+
+use std::sync::Arc;
+
+use client::{Client, Informers};
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::ReplicationController;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::control::Shared;
+
+/// What the controllers are given.
+pub struct Config {
+    /// The client, with an identity that may do all this (`system:kube-controller-manager`).
+    pub client: Client,
+    /// The range pod networks are cut from, for instance `10.244.0.0/16`; empty leaves nodes without `podCIDR`.
+    pub cluster_cidr: String,
+    /// The size of a node's pod network (24 for IPv4).
+    pub node_cidr_mask: u8,
+    /// The certificate (PEM) that pods check the API server's against, published in every namespace.
+    pub root_ca_pem: String,
+}
+
+/// Runs all controllers until the token is cancelled; returns when all their tasks have ended.
+pub async fn run(config: Config, token: CancellationToken) {
+    let informers = Informers::new(config.client.clone(), token.clone());
+    let tasks = TaskTracker::new();
+    let shared = Arc::new(Shared { client: config.client, informers, token: token.clone(), tasks });
+    furnish::start(&shared, config.root_ca_pem);
+    deployment::start(&shared);
+    replicas::start::<ReplicaSet>(&shared);
+    replicas::start::<ReplicationController>(&shared);
+    endpoints::start(&shared);
+    token.cancelled().await;
+    shared.tasks.close();
+    shared.tasks.wait().await;
+    shared.informers.ended().await;
+}
