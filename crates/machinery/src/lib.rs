@@ -15,6 +15,7 @@ pub mod quantity;
 pub mod schema;
 pub mod selector;
 mod status;
+pub mod strategic;
 pub mod time;
 
 pub use status::{Status, StatusCause, StatusDetails};
