@@ -1,0 +1,1 @@
+//! Connection tracking: forgetting connections whose destination is gone.
