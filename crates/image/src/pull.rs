@@ -1,0 +1,3 @@
+//! Pulls.
+#[derive(Default)]
+pub(crate) struct Pulls;
