@@ -78,31 +78,6 @@ impl Blobs {
         }
     }
 
-    /// Stores bytes at hand.
-    pub(crate) fn put(&self, bytes: &[u8]) -> Result<Digest> {
-        let digest = Digest::of(bytes);
-        if self.size(digest).is_none() {
-            let mut ingest = self.ingest()?;
-            ingest.write(bytes)?;
-            ingest.commit(Some(digest))?;
-        }
-        Ok(digest)
-    }
-
-    /// Stores all that a reader gives and returns its digest and size.
-    pub(crate) fn put_all(&self, reader: &mut dyn Read, expected: Option<Digest>) -> Result<(Digest, u64)> {
-        let mut ingest = self.ingest()?;
-        let mut chunk = vec![0; 256 << 10];
-        loop {
-            match reader.read(&mut chunk) {
-                Ok(0) => return ingest.commit(expected),
-                Ok(n) => ingest.write(&chunk[..n])?,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(crate::tar::read_error(e)),
-            }
-        }
-    }
-
     /// Starts new content.
     pub(crate) fn ingest(&self) -> Result<Ingest> {
         let path = self.scratch();
@@ -224,11 +199,16 @@ mod tests {
     fn content_is_named_by_its_digest_or_not_there() {
         let directory = tempfile::tempdir().unwrap();
         let blobs = Blobs::open(directory.path()).unwrap();
-        let digest = blobs.put(b"hello").unwrap();
+        let put = |bytes: &[u8], expected| {
+            let mut ingest = blobs.ingest().unwrap();
+            ingest.write(bytes).unwrap();
+            ingest.commit(expected)
+        };
+        let (digest, 5) = put(b"hello", None).unwrap() else { panic!("five bytes") };
         assert_eq!(digest, Digest::of(b"hello"));
         assert_eq!(blobs.document(digest, 5).unwrap(), b"hello");
         assert!(blobs.document(digest, 4).is_err());
-        let wrong = blobs.put_all(&mut &b"other"[..], Some(digest));
+        let wrong = put(b"other", Some(digest));
         assert!(matches!(wrong, Err(Error::Mismatch { .. })));
         assert_eq!(blobs.list().unwrap(), [(digest, 5)]);
         assert_eq!(fs::read_dir(directory.path().join("ingest")).unwrap().count(), 0);

@@ -3,7 +3,6 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 use std::fmt;
-use std::io::{self, Read};
 use std::str::FromStr;
 
 /// A SHA-256 digest, the only algorithm registries and archives use in practice.
@@ -100,30 +99,6 @@ impl Hasher {
 
     pub(crate) fn finish(self) -> Digest {
         Digest(self.state.finalize().into())
-    }
-}
-
-/// A reader that hashes everything read through it.
-pub(crate) struct HashingReader<R> {
-    inner: R,
-    hasher: Hasher,
-}
-
-impl<R: Read> HashingReader<R> {
-    pub(crate) fn new(inner: R) -> Self {
-        Self { inner, hasher: Hasher::default() }
-    }
-
-    pub(crate) fn finish(self) -> Digest {
-        self.hasher.finish()
-    }
-}
-
-impl<R: Read> Read for HashingReader<R> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let n = self.inner.read(buf)?;
-        self.hasher.update(&buf[..n]);
-        Ok(n)
     }
 }
 

@@ -1,10 +1,10 @@
 //! From content to an image: layers unpacked in parallel, attributes put right, the index written last.
 
-use crate::digest::{Digest, HashingReader};
+use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::index::{LayerUse, Record};
 use crate::spec::{Descriptor, ImageConfig};
-use crate::store::{Pins, Store, discard};
+use crate::store::{Pins, Store};
 use crate::tree::Attributes;
 use crate::unpack::{self, Layer};
 use futures::stream::{FuturesUnordered, TryStreamExt};
@@ -32,6 +32,19 @@ pub(crate) struct Plan {
 
 /// Where a layer's packed bytes come from.
 pub(crate) type Source = Box<dyn FnOnce(&Store) -> Result<Box<dyn Read + Send>> + Send>;
+
+/// A directory that goes away unless it was moved into place.
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.0)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %self.0.display(), %error, "cannot be removed");
+        }
+    }
+}
 
 impl Plan {
     /// Whether the image can be run here and its parts fit each other.
@@ -75,48 +88,43 @@ impl Store {
             .flat_map(Plan::pairs)
             .map(|(packed, diff_id)| {
                 let source: Source = Box::new(move |store| Ok(Box::new(store.blobs.open_blob(packed.digest)?)));
-                self.ensure_layer(diff_id, source, pins)
+                self.ensure_layer(diff_id, source, true, pins)
             })
             .collect();
         unpacking.try_collect::<()>().await?;
         self.list_images(plans).await
     }
 
-    /// Unpacks a layer unless it is here.
-    pub(crate) async fn ensure_layer(self: &Arc<Self>, diff_id: Digest, source: Source, pins: &Pins) -> Result<()> {
+    /// Unpacks a layer unless it is here. `take_turns` when the bytes are at hand; a layer that is still being
+    /// downloaded must not keep others waiting.
+    pub(crate) async fn ensure_layer(
+        self: &Arc<Self>,
+        diff_id: Digest,
+        source: Source,
+        take_turns: bool,
+        pins: &Pins,
+    ) -> Result<()> {
         let _one = self.layer_locks.lock(diff_id).await;
         if pins.layer(diff_id) {
             return Ok(());
         }
-        let permit = self.unpacks.acquire().await;
+        let permit = if take_turns { self.unpacks.acquire().await.ok() } else { None };
         let (scratch, layer) = self.blocking(move |store| store.unpack(diff_id, source)).await?;
         drop(permit);
-        pins.commit_layer(&scratch, diff_id, layer.bytes)
+        pins.commit_layer(&scratch.0, diff_id, layer.bytes)
     }
 
-    fn unpack(&self, diff_id: Digest, source: Source) -> Result<(PathBuf, Layer)> {
-        let scratch = self.blobs.scratch();
-        let files = scratch.join("fs");
+    fn unpack(&self, diff_id: Digest, source: Source) -> Result<(Scratch, Layer)> {
+        let scratch = Scratch(self.blobs.scratch());
+        let files = scratch.0.join("fs");
         fs::create_dir_all(&files).map_err(|e| Error::io("make directory", &files, e))?;
-        let unpacked = source(self)
-            .and_then(|reader| unpack::unpack(reader, &files, &self.config.limits))
-            .and_then(|(layer, found)| match found == diff_id {
-                true => Ok(layer),
-                false => Err(Error::Mismatch { what: "layer", expected: diff_id, found }),
-            })
-            .and_then(|layer| {
-                let text = serde_json::to_vec(&layer).map_err(|e| Error::damaged("a layer's summary", e))?;
-                crate::index::replace(&scratch.join("layer.json"), &text, false)?;
-                Ok(layer)
-            });
-        match unpacked {
-            Ok(layer) => Ok((scratch, layer)),
-            Err(error) => {
-                discard(&self.config.root, &scratch);
-                crate::store::empty_trash(&self.config.root.join("trash"));
-                Err(error)
-            }
+        let (layer, found) = unpack::unpack(source(self)?, &files, &self.config.limits)?;
+        if found != diff_id {
+            return Err(Error::Mismatch { what: "layer", expected: diff_id, found });
         }
+        let text = serde_json::to_vec(&layer).map_err(|e| Error::damaged("a layer's summary", e))?;
+        crate::index::replace(&scratch.0.join("layer.json"), &text, false)?;
+        Ok((scratch, layer))
     }
 
     /// Flushes what the images are made of and writes them into the index.
@@ -241,13 +249,4 @@ fn directories(layers: &[(PathBuf, Layer)]) -> Vec<(String, Attributes)> {
     }
     right.sort_by(|a, b| a.0.cmp(&b.0));
     right
-}
-
-/// The plain digest of a packed layer: what a manifest without one must be given.
-pub(crate) fn diff_id(store: &Store, packed: Digest) -> Result<Digest> {
-    let file = store.blobs.open_blob(packed)?;
-    let plain = crate::compress::bounded(file, &store.config.limits).map_err(crate::tar::read_error)?;
-    let mut reader = HashingReader::new(plain);
-    std::io::copy(&mut reader, &mut std::io::sink()).map_err(crate::tar::read_error)?;
-    Ok(reader.finish())
 }

@@ -19,7 +19,9 @@
 
 mod blobs;
 mod builtin;
+mod challenge;
 mod compress;
+mod connect;
 mod digest;
 mod error;
 mod import;
@@ -30,6 +32,7 @@ mod limits;
 mod overlay;
 mod pull;
 mod reference;
+mod registry;
 mod snapshot;
 mod spec;
 mod store;
@@ -43,7 +46,9 @@ pub use error::{Error, RegistryError, Result};
 pub use import::ImportOptions;
 pub use limits::Limits;
 pub use overlay::Mount;
+pub use pull::{Listener, Progress, PullOptions};
 pub use reference::{Reference, ReferenceError};
+pub use registry::Auth;
 pub use snapshot::{SnapshotInfo, Usage};
 pub use spec::{Empty, ImageConfig, Platform, RootFs, RunConfig};
 pub use store::{Config, DiskUsage, Image, Store};

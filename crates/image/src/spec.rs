@@ -83,10 +83,6 @@ impl Descriptor {
         Self { media_type: media_type.into(), digest, size, platform: None, annotations: BTreeMap::new() }
     }
 
-    pub(crate) fn is_index(&self) -> bool {
-        matches!(self.media_type.as_str(), OCI_INDEX | DOCKER_INDEX)
-    }
-
     /// A signature or provenance that rides along in an index, not something to run.
     pub(crate) fn is_attestation(&self) -> bool {
         self.annotations.contains_key("vnd.docker.reference.type")

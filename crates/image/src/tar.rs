@@ -165,11 +165,6 @@ impl<R: BufRead> Archive<R> {
         }
     }
 
-    /// Gives the reader back, at whatever follows the archive.
-    pub(crate) fn into_reader(self) -> R {
-        self.reader
-    }
-
     fn skip_data(&mut self) -> Result<()> {
         let mut left = std::mem::take(&mut self.left) + std::mem::take(&mut self.padding);
         while left > 0 {
