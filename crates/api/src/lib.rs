@@ -13,3 +13,6 @@
 //! knows gets the generic behaviour (no defaults, metadata checks, name and age columns).
 
 pub mod catalogue;
+mod defaults;
+
+pub use defaults::default;

@@ -169,6 +169,11 @@ impl<'s> StructRef<'s> {
         &self.schema.structs[self.id as usize]
     }
 
+    /// The place of the struct in its schema, below [`Schema::struct_count`]: for tables beside it.
+    pub fn index(self) -> usize {
+        self.id as usize
+    }
+
     /// The short name in the table: `core.v1.Container`.
     pub fn name(self) -> &'s str {
         self.data().name

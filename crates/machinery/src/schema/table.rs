@@ -96,6 +96,11 @@ impl Schema {
         (0..self.structs.len()).map(|id| StructRef { schema: self, id: id as u16 })
     }
 
+    /// How many structs there are.
+    pub fn struct_count(&self) -> usize {
+        self.structs.len()
+    }
+
     fn struct_type(&self, id: u16) -> TypeRef<'_> {
         TypeRef { schema: self, id: self.structs[id as usize].ty }
     }
