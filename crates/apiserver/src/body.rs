@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use http_body_util::combinators::{BoxBody, UnsyncBoxBody};
+use http_body_util::combinators::UnsyncBoxBody;
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The body of a request, whoever sends it.
-pub type RequestBody = BoxBody<Bytes, BodyError>;
+pub type RequestBody = UnsyncBoxBody<Bytes, BodyError>;
 
 /// How much of a list is copied together into one frame.
 const FRAME_BYTES: usize = 128 << 10;

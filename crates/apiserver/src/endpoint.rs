@@ -66,19 +66,30 @@ pub type Endpoints = std::collections::HashMap<EndpointKey, Arc<dyn Endpoint>>;
 
 /// A body with nothing in it.
 pub(crate) fn empty_body() -> RequestBody {
-    http_body_util::Empty::new().map_err(|never| match never {}).boxed()
+    http_body_util::Empty::new().map_err(|never| match never {}).boxed_unsync()
 }
 
 /// Reads a body up to the limit; 413 beyond.
-pub(crate) async fn read_body(body: RequestBody) -> Result<Bytes, Status> {
-    let limited = http_body_util::Limited::new(body, BODY_BYTES_MAX);
-    match limited.collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<http_body_util::LengthLimitError>() => {
-            Err(Status::too_large(format!("Request entity too large: limit is {BODY_BYTES_MAX}")))
-        }
-        Err(error) => Err(Status::bad_request(format!("the body could not be read: {error}"))),
+pub(crate) async fn read_body(mut body: RequestBody) -> Result<Bytes, Status> {
+    let too_large = || Status::too_large(format!("Request entity too large: limit is {BODY_BYTES_MAX}"));
+    if http_body::Body::size_hint(&body).lower() > BODY_BYTES_MAX as u64 {
+        return Err(too_large());
     }
+    let (mut first, mut all) = (Bytes::new(), Vec::new());
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| Status::bad_request(format!("the body could not be read: {error}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if first.len() + all.len() + data.len() > BODY_BYTES_MAX {
+            return Err(too_large());
+        }
+        if first.is_empty() && all.is_empty() {
+            first = data;
+        } else {
+            all.extend_from_slice(&std::mem::take(&mut first));
+            all.extend_from_slice(&data);
+        }
+    }
+    Ok(if all.is_empty() { first } else { all.into() })
 }
 
 /// A plain text answer.

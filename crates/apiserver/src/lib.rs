@@ -10,12 +10,30 @@
 
 pub mod body;
 pub mod cache;
+mod call;
+pub mod chain;
 pub mod context;
+mod convert;
 mod decode;
+mod discovery;
 mod encode;
 pub mod endpoint;
+mod expire;
+mod handlers;
+mod health;
+mod kinds;
 mod meta;
 mod negotiate;
+mod openapi;
 mod request;
 mod respond;
+mod served;
+pub mod server;
 pub mod storage;
+mod strategy;
+mod subresource;
+mod table;
+pub mod transport;
+
+pub use chain::{Allocator, Chain};
+pub use server::{ApiServer, Config, open_storage};

@@ -71,3 +71,9 @@ pub(crate) fn generation(object: &Value) -> i64 {
 pub(crate) fn deleting(object: &Value) -> bool {
     at(object, &["metadata", "deletionTimestamp"]).is_some()
 }
+
+/// Makes `metadata.resourceVersion` that of another object.
+pub(crate) fn copy_revision(object: &mut Value, from: &Value) {
+    let revision = at(from, &["metadata", "resourceVersion"]).cloned();
+    set(metadata(object), "resourceVersion", revision);
+}

@@ -11,11 +11,12 @@ pub use crate::cache::selection::Selection;
 
 use crate::cache::entry::SelectableFields;
 use crate::cache::feed::{self, Feed, Kinds, Progress};
-use crate::cache::kind::{KindCache, Page};
+use crate::cache::kind::{KindCache, Page, TooOld};
 use crate::encode;
 use bytes::Bytes;
 use machinery::Status;
 use serde_json::{Map, Value, json};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use store::{Error, Guard, Op, Range, Store, Txn, TxnResult};
 use tokio::sync::mpsc;
@@ -102,6 +103,11 @@ impl Storage {
     /// The revision up to which the cache has seen everything.
     pub fn revision(&self) -> u64 {
         self.progress.applied()
+    }
+
+    /// Whether the store is gone, so that nothing can be read or written any more.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.progress.ended()
     }
 }
 
@@ -190,6 +196,28 @@ impl KindStore {
         Err(status.with_cause("ResourceVersionTooLarge", "", "Too large resource version"))
     }
 
+    /// A page of a list as it is now.
+    pub(crate) fn page_now(&self, selection: &Selection, after: Option<&str>, limit: usize) -> Page {
+        let page = self.cache.page(selection, after, limit, None, self.revision());
+        page.unwrap_or(Page { entries: Vec::new(), next: None, remaining: None, revision: self.revision() })
+    }
+
+    /// The objects of a selection, the revision they show, and every change after.
+    pub(crate) fn watch_all(&self, selection: Selection) -> (Vec<Arc<Entry>>, u64, mpsc::Receiver<Delivery>) {
+        self.cache.subscribe(selection, self.revision())
+    }
+
+    /// Every change after a revision: those already there, and those to come. 410 when history does not go back so far.
+    pub(crate) fn watch_from(
+        &self,
+        selection: Selection,
+        revision: u64,
+    ) -> Result<(VecDeque<Delivery>, mpsc::Receiver<Delivery>), Status> {
+        self.cache
+            .watch(selection, revision)
+            .map_err(|TooOld { floor }| Status::expired(format!("too old resource version: {revision} ({floor})")))
+    }
+
     /// A page of a list as of `revision`: out of the cache when the kind has not changed since, else from the store's past.
     pub(crate) async fn page(
         &self,
@@ -198,7 +226,7 @@ impl KindStore {
         limit: usize,
         revision: u64,
     ) -> Result<Page, Error> {
-        if let Some(page) = self.cache.page(selection, after, limit, revision) {
+        if let Some(page) = self.cache.page(selection, after, limit, Some(revision), self.revision()) {
             return Ok(page);
         }
         let namespace = selection.namespace.as_deref().filter(|namespace| !namespace.is_empty());
@@ -212,7 +240,7 @@ impl KindStore {
         if let Some(after) = after {
             range.start = format!("{}{after}\0", self.prefix).into();
         }
-        let mut page = Page { entries: Vec::new(), next: None, remaining: None };
+        let mut page = Page { entries: Vec::new(), next: None, remaining: None, revision };
         loop {
             let found = self.store.range(range.clone()).await?;
             for kv in &found.kvs {
@@ -232,7 +260,7 @@ impl KindStore {
 
     /// All objects now, and every change after.
     pub fn subscribe(&self) -> (Vec<Arc<Entry>>, Subscription) {
-        let (entries, receiver) = self.cache.subscribe(Selection::default());
+        let (entries, _, receiver) = self.cache.subscribe(Selection::default(), 0);
         (entries, Subscription { receiver })
     }
 

@@ -18,6 +18,11 @@ pub struct Object {
 }
 
 impl Object {
+    /// Encodes an object as it is at a revision.
+    pub(crate) fn encoded(object: &Value, revision: u64) -> Object {
+        Object { revision, body: encode::splice(&encode::encode(object), revision) }
+    }
+
     /// Decodes it. What is stored was encoded by us, so this cannot fail short of memory corruption, which yields `null`.
     pub fn value(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_default()

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use store::{Error, Event, Range, Store};
 use tokio::sync::oneshot;
 use tokio_stream::StreamExt;
@@ -21,6 +21,7 @@ const LOAD_CHUNK: usize = 1000;
 pub(crate) struct Progress {
     applied: AtomicU64,
     waiters: Mutex<Vec<(u64, oneshot::Sender<()>)>>,
+    ended: AtomicBool,
 }
 
 impl Progress {
@@ -35,8 +36,8 @@ impl Progress {
         }
         let receiver = {
             let mut waiters = self.waiters.lock();
-            if self.applied() >= revision {
-                return true;
+            if self.applied() >= revision || self.ended() {
+                return self.applied() >= revision;
             }
             let (sender, receiver) = oneshot::channel();
             waiters.push((revision, sender));
@@ -58,7 +59,14 @@ impl Progress {
     }
 
     fn end(&self) {
-        self.waiters.lock().clear();
+        let mut waiters = self.waiters.lock();
+        self.ended.store(true, Ordering::Release);
+        waiters.clear();
+    }
+
+    /// Whether nothing will be applied any more.
+    pub(crate) fn ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
     }
 }
 

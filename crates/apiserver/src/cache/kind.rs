@@ -87,6 +87,8 @@ pub(crate) struct Page {
     pub(crate) next: Option<Box<str>>,
     /// How many objects follow, when no selector makes it unknown.
     pub(crate) remaining: Option<usize>,
+    /// What it shows.
+    pub(crate) revision: u64,
 }
 
 /// The cache of one kind.
@@ -115,11 +117,24 @@ impl KindCache {
         select(&self.state.read(), selection)
     }
 
-    /// At most `limit` objects wanted after the key `after`; none when the kind changed since `revision`.
-    pub(crate) fn page(&self, selection: &Selection, after: Option<&str>, limit: usize, revision: u64) -> Option<Page> {
+    /// At most `limit` objects wanted after the key `after`, as of `at`; none when the kind changed since. Without `at`: now, and
+    /// `applied` is a revision that the caches have reached.
+    pub(crate) fn page(
+        &self,
+        selection: &Selection,
+        after: Option<&str>,
+        limit: usize,
+        at: Option<u64>,
+        applied: u64,
+    ) -> Option<Page> {
         let state = self.state.read();
-        if self.last_change() > revision {
+        let changed = self.last_change();
+        if at.is_some_and(|at| changed > at) {
             return None;
+        }
+        let revision = at.unwrap_or_else(|| applied.max(changed));
+        if limit == usize::MAX && after.is_none() {
+            return Some(Page { entries: select(&state, selection), next: None, remaining: None, revision });
         }
         let mut entries = Vec::new();
         let mut range = range(&state, selection, after);
@@ -133,9 +148,10 @@ impl KindCache {
                 break;
             }
         }
-        let left = range.count();
-        let remaining = (next.is_some() && !selection.is_selective()).then_some(left);
-        Some(Page { entries, next: next.filter(|_| left > 0), remaining: remaining.filter(|left| *left > 0) })
+        // Counting is for pages that end early only.
+        let left = if next.is_some() { range.count() } else { 0 };
+        let remaining = (left > 0 && !selection.is_selective()).then_some(left);
+        Some(Page { entries, next: next.filter(|_| left > 0), remaining, revision })
     }
 
     /// Fills the cache at start.
@@ -164,11 +180,15 @@ impl KindCache {
         });
     }
 
-    /// Current objects and everything after them.
-    pub(crate) fn subscribe(&self, selection: Selection) -> (Vec<Arc<Entry>>, mpsc::Receiver<Delivery>) {
+    /// Current objects, the revision they show (at least `applied`), and everything after them.
+    pub(crate) fn subscribe(
+        &self,
+        selection: Selection,
+        applied: u64,
+    ) -> (Vec<Arc<Entry>>, u64, mpsc::Receiver<Delivery>) {
         let state = self.state.read();
         let entries = select(&state, &selection);
-        (entries, self.register(selection))
+        (entries, applied.max(self.last_change()), self.register(selection))
     }
 
     /// Everything after `revision`: what history holds of it, and what comes.

@@ -1,0 +1,229 @@
+//! What a node may read: the objects its pods use, and nothing else's secrets.
+//!
+//! Answers for users `system:node:NAME` in group `system:nodes`. Reads of secrets, configmaps, claims, volumes and
+//! service-account tokens are allowed when a pod bound to the node refers to them; what is the same for all nodes (services,
+//! its own Node and Lease, its pods' status, events) is allowed as the role `system:node` has it.
+
+use super::rules::Rule;
+use crate::context::{Attributes, Authorizer, Decision, UserInfo};
+use crate::meta;
+use crate::storage::{KindStore, Storage};
+use machinery::Status;
+use parking_lot::Mutex;
+use serde_json::Value;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+const NODES_GROUP: &str = "system:nodes";
+const NODE_PREFIX: &str = "system:node:";
+
+/// Things a pod refers to: kind of thing and name, in the pod's namespace.
+type Reference = (&'static str, Box<str>);
+
+struct PodEntry {
+    revision: u64,
+    node: Box<str>,
+    references: Vec<Reference>,
+}
+
+/// What pods refer to, by node.
+#[derive(Default)]
+struct Graph {
+    last_change: Option<u64>,
+    pods: HashMap<Box<str>, PodEntry>,
+    /// How many pods of a node refer to a thing: (node, kind, namespace/name).
+    used: HashMap<(Box<str>, &'static str, Box<str>), usize>,
+}
+
+/// The node authorizer.
+pub struct NodeAuthorizer {
+    pods: Arc<KindStore>,
+    claims: Arc<KindStore>,
+    rules: Vec<Rule>,
+    graph: Mutex<Graph>,
+}
+
+impl NodeAuthorizer {
+    /// Reads pods and claims from `storage`.
+    pub fn new(storage: &Storage) -> Result<Self, Status> {
+        let policy = super::bootstrap_objects();
+        let role = policy.iter().find(|o| o["kind"] == "ClusterRole" && meta::name(o) == "system:node");
+        Ok(Self {
+            pods: storage.kind("", "pods")?.clone(),
+            claims: storage.kind("", "persistentvolumeclaims")?.clone(),
+            rules: role.map(Rule::parse_all).unwrap_or_default(),
+            graph: Mutex::default(),
+        })
+    }
+
+    fn uses(&self, node: &str, kind: &'static str, namespace: &str, name: &str) -> bool {
+        let mut graph = self.graph.lock();
+        graph.refresh(&self.pods);
+        let key = |kind, name: String| (Box::from(node), kind, name.into_boxed_str());
+        if kind != "persistentvolumes" {
+            return graph.used.contains_key(&key(kind, format!("{namespace}/{name}")));
+        }
+        // A volume is used through the claim bound to it.
+        let claims = graph.used.keys().filter(|(of, kind, _)| **of == *node && *kind == "persistentvolumeclaims");
+        claims.filter_map(|(_, _, claim)| claim.split_once('/')).any(|(namespace, claim)| {
+            let claim = self.claims.get(namespace, claim);
+            claim.is_some_and(|claim| meta::text_at(&claim.value(), &["spec", "volumeName"]) == name)
+        })
+    }
+
+    fn decide(&self, node: &str, a: &Attributes) -> Decision {
+        let kind = match (a.group.as_str(), a.resource.as_str(), a.subresource.as_str()) {
+            ("", "secrets", "") => "secrets",
+            ("", "configmaps", "") => "configmaps",
+            ("", "persistentvolumeclaims", "" | "status") => "persistentvolumeclaims",
+            ("", "persistentvolumes", "") => "persistentvolumes",
+            ("", "serviceaccounts", "token") => "serviceaccounts",
+            ("coordination.k8s.io", "leases", _) => return own(a, node, a.namespace == "kube-node-lease"),
+            ("storage.k8s.io", "csinodes", _) => return own(a, node, true),
+            _ if self.rules.iter().any(|rule| rule.allows(a)) => return Decision::Allow(String::new()),
+            _ => return Decision::NoOpinion(String::new()),
+        };
+        let reads = matches!(a.verb.as_str(), "get" | "list" | "watch");
+        let may = match kind {
+            "serviceaccounts" => a.verb == "create",
+            "persistentvolumeclaims" => reads || (a.subresource == "status" && matches!(&*a.verb, "update" | "patch")),
+            _ => reads,
+        };
+        // A list or watch of one object names it in the field selector.
+        let selected = a.field_selector.strip_prefix("metadata.name=").filter(|name| !name.contains(','));
+        let name = if a.name.is_empty() { selected.unwrap_or_default() } else { &a.name };
+        if !may || name.is_empty() {
+            return Decision::NoOpinion(format!("can only {} {kind} that are in use by this node's pods", a.verb));
+        }
+        match self.uses(node, kind, &a.namespace, name) {
+            true => Decision::Allow(String::new()),
+            false => Decision::NoOpinion(format!("no relationship found between node '{node}' and this object")),
+        }
+    }
+}
+
+/// Objects named after their node.
+fn own(a: &Attributes, node: &str, right_place: bool) -> Decision {
+    let names_none = a.verb == "create" && a.name.is_empty();
+    let known = matches!(a.verb.as_str(), "get" | "create" | "update" | "patch" | "delete");
+    match known && right_place && (names_none || a.name == node) {
+        true => Decision::Allow(String::new()),
+        false => Decision::NoOpinion("can only access an object with the same name as the requesting node".to_owned()),
+    }
+}
+
+/// The node behind a user, if it is one.
+pub(crate) fn node_of(user: &UserInfo) -> Option<&str> {
+    let member = user.groups.iter().any(|group| group == NODES_GROUP);
+    user.name.strip_prefix(NODE_PREFIX).filter(|node| member && !node.is_empty())
+}
+
+impl Authorizer for NodeAuthorizer {
+    fn authorize(&self, attributes: &Attributes) -> Decision {
+        match node_of(&attributes.user) {
+            Some(node) if attributes.resource_request => self.decide(node, attributes),
+            _ => Decision::NoOpinion(String::new()),
+        }
+    }
+}
+
+impl Graph {
+    fn refresh(&mut self, pods: &KindStore) {
+        let last_change = pods.last_change();
+        if self.last_change == Some(last_change) {
+            return;
+        }
+        let mut seen: HashSet<Box<str>> = HashSet::new();
+        for entry in pods.list(None) {
+            seen.insert(entry.key.clone());
+            if self.pods.get(&entry.key).is_some_and(|pod| pod.revision == entry.object.revision) {
+                continue;
+            }
+            // Which things a pod refers to is settled at its creation, but for its node and ephemeral containers.
+            let node = entry.field("spec.nodeName").unwrap_or_default();
+            let grows = std::str::from_utf8(&entry.object.body).is_ok_and(|text| text.contains("\"ephemeralContainers\""));
+            if let Some(pod) = self.pods.get_mut(&entry.key)
+                && *pod.node == *node
+                && !node.is_empty()
+                && !grows
+            {
+                pod.revision = entry.object.revision;
+                continue;
+            }
+            self.remove(&entry.key);
+            self.add(&entry.key, entry.object.revision, node, &entry.value());
+        }
+        let gone: Vec<Box<str>> = self.pods.keys().filter(|key| !seen.contains(*key)).cloned().collect();
+        gone.iter().for_each(|key| self.remove(key));
+        self.last_change = Some(last_change);
+    }
+
+    fn add(&mut self, key: &str, revision: u64, node: &str, pod: &Value) {
+        let namespace = key.split_once('/').map_or("", |(namespace, _)| namespace);
+        let references = if node.is_empty() { Vec::new() } else { references(pod, namespace) };
+        for (kind, thing) in &references {
+            *self.used.entry((node.into(), kind, thing.clone())).or_default() += 1;
+        }
+        self.pods.insert(key.into(), PodEntry { revision, node: node.into(), references });
+    }
+
+    fn remove(&mut self, key: &str) {
+        let Some(pod) = self.pods.remove(key) else { return };
+        for (kind, thing) in pod.references {
+            let key = (pod.node.clone(), kind, thing);
+            if let Some(count) = self.used.get_mut(&key) {
+                *count -= 1;
+                if *count == 0 {
+                    self.used.remove(&key);
+                }
+            }
+        }
+    }
+}
+
+/// Every secret, configmap, claim and service account a pod names, as `namespace/name`.
+fn references(pod: &Value, namespace: &str) -> Vec<Reference> {
+    let mut found: Vec<Reference> = Vec::new();
+    let mut add = |kind: &'static str, name: Option<&Value>| {
+        if let Some(name) = name.and_then(Value::as_str).filter(|name| !name.is_empty()) {
+            found.push((kind, format!("{namespace}/{name}").into()));
+        }
+    };
+    let spec = &pod["spec"];
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    add("serviceaccounts", spec.get("serviceAccountName"));
+    for secret in list(&spec["imagePullSecrets"]) {
+        add("secrets", secret.get("name"));
+    }
+    for volume in list(&spec["volumes"]) {
+        add("secrets", volume.pointer("/secret/secretName"));
+        add("configmaps", volume.pointer("/configMap/name"));
+        add("persistentvolumeclaims", volume.pointer("/persistentVolumeClaim/claimName"));
+        for reference in ["cephfs", "flexVolume", "iscsi", "rbd", "scaleIO", "storageos"] {
+            add("secrets", volume.pointer(&format!("/{reference}/secretRef/name")));
+        }
+        add("secrets", volume.pointer("/azureFile/secretName"));
+        add("secrets", volume.pointer("/csi/nodePublishSecretRef/name"));
+        if volume.get("ephemeral").is_some() {
+            let claim = format!("{}-{}", meta::name(pod), volume["name"].as_str().unwrap_or_default());
+            add("persistentvolumeclaims", Some(&Value::from(claim)));
+        }
+        for source in list(&volume["projected"]["sources"]) {
+            add("secrets", source.pointer("/secret/name"));
+            add("configmaps", source.pointer("/configMap/name"));
+        }
+    }
+    for containers in ["containers", "initContainers", "ephemeralContainers"] {
+        for container in list(&spec[containers]) {
+            for source in list(&container["envFrom"]) {
+                add("secrets", source.pointer("/secretRef/name"));
+                add("configmaps", source.pointer("/configMapRef/name"));
+            }
+            for variable in list(&container["env"]) {
+                add("secrets", variable.pointer("/valueFrom/secretKeyRef/name"));
+                add("configmaps", variable.pointer("/valueFrom/configMapKeyRef/name"));
+            }
+        }
+    }
+    found
+}

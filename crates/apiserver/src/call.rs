@@ -1,0 +1,260 @@
+//! One request on its way through the handlers.
+
+use crate::body::Body;
+use crate::context::{AdmissionRequest, Attributes, Operation};
+use crate::decode::decode;
+use crate::meta;
+use crate::negotiate::{Accept, Format, Shape};
+use crate::request::Query;
+use crate::respond;
+use crate::served::Served;
+use crate::server::ApiServer;
+use crate::storage::Object;
+use crate::table;
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use machinery::Status;
+use machinery::field::{FieldError, Path};
+use machinery::schema;
+use serde_json::Value;
+use std::sync::Arc;
+
+/// What handlers work with.
+pub(crate) struct Call {
+    pub(crate) api: Arc<ApiServer>,
+    pub(crate) served: Arc<Served>,
+    pub(crate) attributes: Attributes,
+    pub(crate) query: Query,
+    pub(crate) accept: Accept,
+    /// Media type of the body.
+    pub(crate) content_type: String,
+    pub(crate) body: Bytes,
+    /// `Warning` headers to send.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// How unknown and duplicate fields are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FieldValidation {
+    Ignore,
+    Warn,
+    Strict,
+}
+
+impl Call {
+    pub(crate) fn namespace(&self) -> &str {
+        &self.attributes.namespace
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.attributes.name
+    }
+
+    /// Whether nothing is to be stored; 422 when the parameter says neither.
+    pub(crate) fn dry_run(&self) -> Result<bool, Status> {
+        let mut values = self.query.all("dryRun").filter(|value| !value.is_empty()).peekable();
+        let asked = values.peek().is_some();
+        match values.find(|value| *value != "All") {
+            None => Ok(asked),
+            Some(other) => Err(self.bad_option(FieldError::not_supported(&Path::new("dryRun"), other, &["All"]))),
+        }
+    }
+
+    fn bad_option(&self, error: FieldError) -> Status {
+        let kind = match self.attributes.verb.as_str() {
+            "create" => "CreateOptions",
+            "patch" => "PatchOptions",
+            "update" => "UpdateOptions",
+            _ => "DeleteOptions",
+        };
+        Status::invalid("meta.k8s.io", kind, "", vec![error])
+    }
+
+    fn field_validation(&self) -> Result<FieldValidation, Status> {
+        match self.query.get("fieldValidation") {
+            None | Some("Warn") => Ok(FieldValidation::Warn),
+            Some("Ignore") => Ok(FieldValidation::Ignore),
+            Some("Strict") => Ok(FieldValidation::Strict),
+            Some(other) => {
+                let path = Path::new("fieldValidation");
+                Err(self.bad_option(FieldError::not_supported(&path, other, &["Ignore", "Strict", "Warn"])))
+            }
+        }
+    }
+
+    /// The body as an object of the served kind: checked, pruned, defaulted.
+    pub(crate) fn object(&mut self) -> Result<Value, Status> {
+        let decoded = decode(&self.content_type, &self.body)?;
+        let mut object = decoded.value;
+        let served = Arc::clone(&self.served);
+        self.identify(&mut object, &served.api_version, served.resource.kind)?;
+        self.complete(object, decoded.duplicates)
+    }
+
+    /// Checks, prunes and defaults an object of the served kind; complaints about fields go where the client wants them.
+    pub(crate) fn complete(&mut self, mut object: Value, mut complaints: Vec<String>) -> Result<Value, Status> {
+        let served = Arc::clone(&self.served);
+        let unknown = schema::check(&mut object, served.schema)?;
+        complaints.extend(unknown.iter().map(ToString::to_string));
+        self.complain(complaints)?;
+        let resource = served.resource;
+        object["apiVersion"] = served.api_version.clone().into();
+        object["kind"] = resource.kind.into();
+        crate::kinds::default(resource.group, resource.version, resource.kind, &mut object);
+        meta::metadata(&mut object).remove("managedFields");
+        Ok(object)
+    }
+
+    fn complain(&mut self, complaints: Vec<String>) -> Result<(), Status> {
+        if complaints.is_empty() {
+            return Ok(());
+        }
+        match self.field_validation()? {
+            FieldValidation::Ignore => {}
+            FieldValidation::Warn => self.warnings.extend(complaints),
+            FieldValidation::Strict => {
+                let resource = self.served.resource;
+                return Err(Status::bad_request(format!(
+                    "{0} in version {1:?} cannot be handled as a {0}: strict decoding error: {2}",
+                    resource.kind,
+                    resource.version,
+                    complaints.join(", ")
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that a body is of the kind it is sent for; what it does not say is filled in.
+    pub(crate) fn identify(&self, object: &mut Value, api_version: &str, kind: &str) -> Result<(), Status> {
+        let Some(map) = object.as_object_mut() else {
+            return Err(Status::bad_request(
+                "couldn't get version/kind; json parse error: json: cannot unmarshal value into Go value of type struct { APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }",
+            ));
+        };
+        for (field, expected) in [("apiVersion", api_version), ("kind", kind)] {
+            let given = map.entry(field).or_insert_with(|| expected.into());
+            if given.is_null() || given == "" {
+                *given = expected.into();
+            }
+        }
+        let given = |field: &str| map.get(field).and_then(Value::as_str).unwrap_or_default();
+        if given("apiVersion") != api_version {
+            return Err(Status::bad_request(format!(
+                "the API version in the data ({}) does not match the expected API version ({api_version})",
+                given("apiVersion")
+            )));
+        }
+        if given("kind") != kind {
+            let version = api_version.rsplit('/').next().unwrap_or_default();
+            return Err(Status::bad_request(format!(
+                "{} in version {version:?} cannot be handled as a {kind}",
+                given("kind")
+            )));
+        }
+        Ok(())
+    }
+
+    /// Checks that name and namespace of a body agree with the URL; what the body leaves out is filled in.
+    pub(crate) fn place(&self, object: &mut Value) -> Result<(), Status> {
+        let namespaced = self.served.resource.namespaced;
+        let (given_name, given_namespace) = (meta::name(object).to_owned(), meta::text(object, "namespace").to_owned());
+        if namespaced && !given_namespace.is_empty() && given_namespace != self.namespace() {
+            return Err(Status::bad_request(format!(
+                "the namespace of the provided object does not match the namespace sent on the request ({given_namespace} != {})",
+                self.namespace()
+            )));
+        }
+        if !self.name().is_empty() && !given_name.is_empty() && given_name != self.name() {
+            return Err(Status::bad_request(format!(
+                "the name of the object ({given_name}) does not match the name on the URL ({})",
+                self.name()
+            )));
+        }
+        let (name, namespace) = (self.name().to_owned(), self.namespace().to_owned());
+        let metadata = meta::metadata(object);
+        if given_name.is_empty() && !name.is_empty() {
+            metadata.insert("name".to_owned(), name.into());
+        }
+        if namespaced {
+            metadata.insert("namespace".to_owned(), namespace.into());
+        } else {
+            metadata.remove("namespace");
+        }
+        Ok(())
+    }
+
+    /// Lets admission change a new or changed object.
+    pub(crate) async fn admit(
+        &mut self,
+        operation: Operation,
+        object: &mut Value,
+        old: Option<&Value>,
+        dry_run: bool,
+    ) -> Result<(), Status> {
+        let plugins = Arc::clone(&self.api);
+        for plugin in &plugins.chain.admission {
+            let mut request = AdmissionRequest {
+                attributes: &self.attributes,
+                kind: self.served.resource.kind,
+                operation,
+                object: Some(&mut *object),
+                old_object: old,
+                dry_run,
+                warnings: &mut self.warnings,
+            };
+            plugin.admit(&mut request).await?;
+        }
+        Ok(())
+    }
+
+    /// Lets admission refuse.
+    pub(crate) async fn validate(
+        &mut self,
+        operation: Operation,
+        mut object: Option<&mut Value>,
+        old: Option<&Value>,
+        dry_run: bool,
+    ) -> Result<(), Status> {
+        let plugins = Arc::clone(&self.api);
+        for plugin in &plugins.chain.admission {
+            let request = AdmissionRequest {
+                attributes: &self.attributes,
+                kind: self.served.resource.kind,
+                operation,
+                object: object.as_deref_mut(),
+                old_object: old,
+                dry_run,
+                warnings: &mut self.warnings,
+            };
+            plugin.validate(&request).await?;
+        }
+        Ok(())
+    }
+
+    /// 422 unless there is nothing wrong.
+    pub(crate) fn judge(&self, name: &str, errors: Vec<FieldError>) -> Result<(), Status> {
+        if errors.is_empty() {
+            return Ok(());
+        }
+        Err(Status::invalid(self.served.resource.group, self.served.resource.kind, name, errors))
+    }
+
+    /// Answers with a stored object in the shape asked for.
+    pub(crate) fn answer(&self, code: StatusCode, object: &Object) -> Result<Response<Body>, Status> {
+        if self.accept == Accept::default() {
+            return Ok(respond::encoded(Format::Json, code, Body::full(self.served.body(object))));
+        }
+        self.answer_value(code, self.served.value(object))
+    }
+
+    /// Answers with an object of the served version in the shape asked for.
+    pub(crate) fn answer_value(&self, code: StatusCode, object: Value) -> Result<Response<Body>, Status> {
+        let value = match self.accept.shape {
+            Shape::Object => object,
+            Shape::Table { beta } => table::of(self, beta, vec![object], None)?,
+            Shape::Metadata { beta } => table::partial(&object, beta),
+        };
+        Ok(respond::value(self.accept, code, &value))
+    }
+}

@@ -1,0 +1,120 @@
+//! `create`: a new object.
+
+use crate::body::Body;
+use crate::call::Call;
+use crate::context::Operation;
+use crate::meta;
+use crate::storage::Object;
+use http::{Response, StatusCode};
+use machinery::Status;
+use machinery::field::{FieldError, Path};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// Letters of generated names: none that make words, none that look alike.
+const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+const SUFFIX_LEN: usize = 5;
+/// The longest name that gets a suffix; the rest is cut.
+const GENERATE_NAME_MAX: usize = 63 - SUFFIX_LEN;
+/// How often a generated name is tried.
+const GENERATE_TRIES: usize = 8;
+
+/// Serves a POST.
+pub(super) async fn create(call: &mut Call) -> Result<Response<Body>, Status> {
+    let dry_run = call.dry_run()?;
+    let mut object = call.object()?;
+    call.place(&mut object)?;
+    let generate = meta::name(&object).is_empty() && !meta::text(&object, "generateName").is_empty();
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let mut attempt = object.clone();
+        if generate {
+            let name = generated(meta::text(&object, "generateName"));
+            meta::metadata(&mut attempt).insert("name".to_owned(), name.into());
+        }
+        match store_new(call, attempt, dry_run).await {
+            Err(status) if generate && status.reason == "AlreadyExists" && tries < GENERATE_TRIES => {}
+            Err(status) => return Err(status),
+            Ok(created) => return call.answer(StatusCode::CREATED, &created),
+        }
+    }
+}
+
+/// `base` and five random letters.
+fn generated(base: &str) -> String {
+    let mut end = base.len().min(GENERATE_NAME_MAX);
+    while !base.is_char_boundary(end) {
+        end -= 1;
+    }
+    let mut name = base[..end].to_owned();
+    name.extend((0..SUFFIX_LEN).map(|_| char::from(ALPHABET[fastrand::usize(..ALPHABET.len())])));
+    name
+}
+
+/// Takes an object of the served version through admission, strategy and validation into the store.
+pub(super) async fn store_new(call: &mut Call, object: Value, dry_run: bool) -> Result<Object, Status> {
+    let served = Arc::clone(&call.served);
+    let store = served.store()?;
+    let mut object = served.stored_form(object);
+    let named = meta::name(&object).to_owned();
+    if meta::at(&object, &["metadata", "resourceVersion"]).is_some_and(|version| version != "") {
+        return Err(Status::internal("resourceVersion should not be set on objects to be created"));
+    }
+    call.attributes.name.clone_from(&named);
+    begin(&mut object);
+    call.admit(Operation::Create, &mut object, None, dry_run).await?;
+    served.strategy.prepare_create(&mut object);
+    let (group, kind) = (store.info().group.clone(), store.info().kind.clone());
+    let mut errors = crate::kinds::validate::create(&group, &store.info().version, &kind, &object);
+    errors.extend(served.strategy.validate_create(&object));
+    if named.is_empty() {
+        let path = Path::new("metadata").child("name");
+        let detail = "name or generateName is required";
+        errors.retain(|error| error.path.as_str() != "metadata.name");
+        errors.insert(0, FieldError::required(&path, detail));
+    }
+    call.judge(&named, errors)?;
+    call.validate(Operation::Create, Some(&mut object), None, dry_run).await?;
+    let held = (&*group, &*store.info().resource);
+    call.api.chain.reserve(held, &mut object, None, dry_run).await?;
+    if dry_run {
+        if store.get(meta::text(&object, "namespace"), &named).is_some() {
+            return Err(Status::already_exists(served.resource.group, served.resource.plural, &named));
+        }
+        return Ok(Object { revision: 0, body: crate::encode::encode(&object) });
+    }
+    let result = store.insert(&object).await;
+    if result.is_err() {
+        call.api.chain.settle(held, None, Some(&object)).await;
+    }
+    result.map_err(|status| match &*status.reason {
+        "AlreadyExists" => Status::already_exists(served.resource.group, served.resource.plural, &named),
+        _ => status,
+    })
+}
+
+/// What every new object gets, and what no client may set.
+fn begin(object: &mut Value) {
+    let metadata = meta::metadata(object);
+    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "managedFields", "resourceVersion"] {
+        metadata.remove(field);
+    }
+    metadata.insert("uid".to_owned(), uuid::Uuid::new_v4().to_string().into());
+    metadata.insert("creationTimestamp".to_owned(), json!(machinery::time::now()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn generated_names() {
+        for base in ["web-", "", &"x".repeat(300), "ééééééééééééééééééééééééééééééééé"]
+        {
+            let name = generated(base);
+            assert!(name.len() <= 63 && name.len() >= SUFFIX_LEN, "{name}");
+            assert!(base.starts_with(&name[..name.len() - SUFFIX_LEN]));
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! `update`, and what every change of a stored object goes through.
+
+use super::create::store_new;
+use crate::body::Body;
+use crate::call::Call;
+use crate::context::Operation;
+use crate::meta;
+use crate::storage::{Entry, Object};
+use crate::strategy::{Part, keep_metadata, validate_metadata_update};
+use http::{Response, StatusCode};
+use machinery::Status;
+use machinery::field::{FieldError, Path};
+use serde_json::Value;
+use std::sync::Arc;
+
+/// How often a change is tried when others write in between.
+const TRIES: usize = 30;
+
+/// What a write changes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Target {
+    /// The part of the object.
+    pub(crate) part: Part,
+}
+
+impl Target {
+    pub(crate) fn main() -> Target {
+        Target { part: Part::Main }
+    }
+
+    /// Whether the client named the revision it changes.
+    fn pinned(object: &Value) -> bool {
+        !matches!(meta::text(object, "resourceVersion"), "" | "0")
+    }
+}
+
+/// Serves a PUT of an object.
+pub(super) async fn put(call: &mut Call) -> Result<Response<Body>, Status> {
+    let store = Arc::clone(call.served.store()?);
+    let dry_run = call.dry_run()?;
+    let mut object = call.object()?;
+    if meta::name(&object).is_empty() {
+        return Err(Status::bad_request("the name of the object must be given: metadata.name"));
+    }
+    call.place(&mut object)?;
+    let unconditional = call.served.strategy.facts().unconditional_update;
+    if store.get(call.namespace(), call.name()).is_none() && call.served.strategy.facts().create_on_update {
+        meta::metadata(&mut object).remove("resourceVersion");
+        return match store_new(call, object, dry_run).await {
+            Ok(created) => call.answer(StatusCode::CREATED, &created),
+            Err(status) => Err(status),
+        };
+    }
+    if meta::text(&object, "resourceVersion").is_empty() && !unconditional {
+        let path = Path::new("metadata").child("resourceVersion");
+        let errors = vec![FieldError::invalid(&path, 0, "must be specified for an update")];
+        call.judge(meta::name(&object), errors)?;
+    }
+    let written = update(call, Target::main(), |call, _| Ok(call.served.stored_form(object.clone()))).await?;
+    call.answer(StatusCode::OK, &written)
+}
+
+/// Serves a PUT of a part.
+pub(super) async fn put_part(call: &mut Call, target: Target) -> Result<Response<Body>, Status> {
+    let mut object = call.object()?;
+    call.place(&mut object)?;
+    let written = update(call, target, |call, _| Ok(call.served.stored_form(object.clone()))).await?;
+    call.answer(StatusCode::OK, &written)
+}
+
+/// Reads the object, lets `transform` make the new one (in the stored form), and takes it through admission, strategy and
+/// validation into the store. When the new one names a `resourceVersion` it must be the present one; else the change is tried
+/// again when somebody else wrote in between.
+pub(crate) async fn update<F>(call: &mut Call, target: Target, mut transform: F) -> Result<Object, Status>
+where
+    F: FnMut(&mut Call, &Entry) -> Result<Value, Status> + Send,
+{
+    let served = Arc::clone(&call.served);
+    let store = served.store()?;
+    let dry_run = call.dry_run()?;
+    for _ in 0..TRIES {
+        let entry = store.get(call.namespace(), call.name()).ok_or_else(|| served.not_found(call.name()))?;
+        let old = entry.value();
+        let warned = call.warnings.len();
+        let mut object = transform(call, &entry)?;
+        check_identity(call, &object, &entry)?;
+        let pinned = Target::pinned(&object);
+        meta::copy_revision(&mut object, &old);
+        call.admit(Operation::Update, &mut object, Some(&old), dry_run).await?;
+        keep_metadata(&mut object, &old);
+        served.strategy.prepare_update(target.part, &mut object, &old);
+        keep_metadata(&mut object, &old);
+        judge(call, target, &object, &old)?;
+        call.validate(Operation::Update, Some(&mut object), Some(&old), dry_run).await?;
+        match commit(call, &entry, &mut object, &old, dry_run).await? {
+            Some(done) => return Ok(done),
+            None if pinned => return Err(served.modified(call.name())),
+            None => call.warnings.truncate(warned),
+        }
+    }
+    Err(served.modified(call.name()))
+}
+
+/// 409 when the new object is about another one than is stored.
+fn check_identity(call: &Call, object: &Value, entry: &Entry) -> Result<(), Status> {
+    let version = meta::text(object, "resourceVersion");
+    if !version.is_empty() && version != "0" && version != entry.object.revision.to_string() {
+        return Err(call.served.modified(call.name()));
+    }
+    let uid = meta::text(object, "uid");
+    if !uid.is_empty() && uid != &*entry.uid {
+        let resource = call.served.resource;
+        let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", entry.uid);
+        return Err(Status::conflict(resource.group, resource.plural, call.name(), why));
+    }
+    Ok(())
+}
+
+fn judge(call: &Call, target: Target, object: &Value, old: &Value) -> Result<(), Status> {
+    let Some(store) = &call.served.store else { return Ok(()) };
+    let info = store.info();
+    let mut errors = validate_metadata_update(object, old);
+    if errors.is_empty() {
+        let own = call.served.strategy.validate_update(target.part, object, old);
+        errors.extend(own);
+        if matches!(target.part, Part::Main) {
+            let more = crate::kinds::validate::update(&info.group, &info.version, &info.kind, object, old);
+            for error in more {
+                if !errors.iter().any(|known| known.path == error.path && known.kind == error.kind) {
+                    errors.push(error);
+                }
+            }
+        }
+    }
+    call.judge(call.name(), errors)
+}
+
+/// Writes the change; when it was the last thing that kept a deleted object, removes it. None when somebody else wrote.
+async fn commit(
+    call: &Call,
+    entry: &Entry,
+    object: &mut Value,
+    old: &Value,
+    dry_run: bool,
+) -> Result<Option<Object>, Status> {
+    let store = call.served.store()?;
+    let info = store.info();
+    let (held, chain) = ((&*info.group, &*info.resource), &call.api.chain);
+    chain.reserve(held, object, Some(old), dry_run).await?;
+    if dry_run {
+        return Ok(Some(Object::encoded(object, entry.object.revision)));
+    }
+    if ends_deletion(call, object) {
+        let removed = store.remove(entry).await?;
+        let (kept, dropped) = if removed.is_some() { (None, old) } else { (Some(old), &*object) };
+        chain.settle(held, kept, Some(dropped)).await;
+        return Ok(removed.map(|removed| Object::encoded(object, removed.revision)));
+    }
+    let result = store.replace(entry, object).await;
+    let (kept, dropped) = if matches!(result, Ok(Some(_))) { (&*object, old) } else { (old, &*object) };
+    chain.settle(held, Some(kept), Some(dropped)).await;
+    result
+}
+
+/// Whether an object that is being deleted has nothing left that keeps it.
+fn ends_deletion(call: &Call, object: &Value) -> bool {
+    let grace = meta::at(object, &["metadata", "deletionGracePeriodSeconds"]).and_then(Value::as_i64);
+    meta::deleting(object)
+        && grace.unwrap_or(0) == 0
+        && meta::finalizers(object).is_empty()
+        && !call.served.strategy.held(object)
+}

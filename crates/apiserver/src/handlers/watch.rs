@@ -1,0 +1,261 @@
+//! `watch`: changes as they come, encoded once for all watchers.
+
+use super::options::ListOptions;
+use crate::body::{Body, BodyError};
+use crate::call::Call;
+use crate::encode::watch_line;
+use crate::negotiate::{Accept, Format, Shape};
+use crate::respond;
+use crate::served::Served;
+use crate::storage::{Delivery, Entry, EventType};
+use crate::table::{self, Include};
+use bytes::{Bytes, BytesMut};
+use http::{HeaderValue, Response, StatusCode, header};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use machinery::Status;
+use serde_json::{Value, json};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+/// A watch lasts from this long …
+const DURATION_SECONDS_MIN: u64 = 1800;
+/// … to twice that, when the client does not say.
+const DURATION_SECONDS_SPREAD: u64 = 1800;
+/// Bookmarks come this often, or up to a quarter later.
+const BOOKMARK_SECONDS: f32 = 60.0;
+/// Lines sent together at most, in bytes.
+const BATCH_BYTES: usize = 64 << 10;
+
+/// Answers with the stream of changes.
+pub(super) async fn watch(call: &Call) -> Result<Response<Body>, Status> {
+    let store = call.served.store()?;
+    let options = ListOptions::parse(call, true)?;
+    let shown =
+        Shown { accept: call.accept, served: Arc::clone(&call.served), include: Include::of(call)?, headers: true };
+    let timeout = call.query.number::<u64>("timeoutSeconds")?.filter(|seconds| *seconds > 0);
+    let seconds = timeout.unwrap_or_else(|| DURATION_SECONDS_MIN + fastrand::u64(0..DURATION_SECONDS_SPREAD));
+    let from_start = options.revision.unwrap_or(0) == 0 && options.send_initial_events != Some(false);
+    let initial = from_start || options.send_initial_events == Some(true);
+    if initial {
+        store.reach(options.revision.unwrap_or(0)).await?;
+    }
+    let mut watch = Watch {
+        shown,
+        stop: call.api.stopping(),
+        deadline: Instant::now().checked_add(Duration::from_secs(seconds)).unwrap_or_else(Instant::now),
+        bookmark_at: options.bookmarks.then(next_bookmark),
+        initial: VecDeque::new(),
+        initial_end: None,
+        missed: VecDeque::new(),
+        since: 0,
+        receiver: None,
+        failure: None,
+    };
+    if initial {
+        let (entries, revision, receiver) = store.watch_all(options.selection);
+        watch.initial = entries.into();
+        watch.initial_end = (options.send_initial_events == Some(true) && options.bookmarks).then_some(revision);
+        (watch.since, watch.receiver) = (revision, Some(receiver));
+    } else {
+        let revision = options.revision.unwrap_or_else(|| store.revision());
+        match store.watch_from(options.selection, revision) {
+            Ok((missed, receiver)) => (watch.missed, watch.receiver) = (missed, Some(receiver)),
+            Err(status) => watch.failure = Some(status),
+        }
+        watch.since = revision;
+    }
+    Ok(watch.answer(call))
+}
+
+fn next_bookmark() -> Instant {
+    Instant::now() + Duration::from_secs_f32(BOOKMARK_SECONDS * (1.0 + fastrand::f32() / 4.0))
+}
+
+/// In which shape objects are shown.
+struct Shown {
+    accept: Accept,
+    served: Arc<Served>,
+    include: Include,
+    /// Columns are still to be sent.
+    headers: bool,
+}
+
+impl Shown {
+    fn plain(&self) -> bool {
+        self.accept == Accept::default() && self.served.conversion.is_none()
+    }
+
+    fn line(&mut self, kind: &str, object: Value) -> Bytes {
+        let value = match self.accept.shape {
+            Shape::Object => object,
+            Shape::Metadata { beta } => table::partial(&object, beta),
+            Shape::Table { beta } => {
+                let headers = std::mem::take(&mut self.headers);
+                table::event(self.served.resource, self.include, beta, object, headers)
+            }
+        };
+        watch_line(kind, value.to_string().as_bytes())
+    }
+}
+
+/// A watch under way.
+struct Watch {
+    shown: Shown,
+    stop: CancellationToken,
+    deadline: Instant,
+    bookmark_at: Option<Instant>,
+    initial: VecDeque<Arc<Entry>>,
+    /// The revision to tell when all of `initial` is sent.
+    initial_end: Option<u64>,
+    missed: VecDeque<Delivery>,
+    /// Changes up to this revision are known to the client.
+    since: u64,
+    /// None when the watch never began.
+    receiver: Option<mpsc::Receiver<Delivery>>,
+    failure: Option<Status>,
+}
+
+impl Watch {
+    fn answer(self, call: &Call) -> Response<Body> {
+        let progress = Arc::clone(&call.api);
+        let lines = futures::stream::unfold((self, progress), |(mut watch, api)| async move {
+            let line = watch.next(&|| api.storage.revision()).await?;
+            Some((Ok::<_, BodyError>(Frame::data(line)), (watch, api)))
+        });
+        let mut response =
+            respond::encoded(Format::Json, StatusCode::OK, Body::Stream(StreamBody::new(lines).boxed_unsync()));
+        // The connection must not gather events up.
+        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+        response
+    }
+
+    /// The next line or lines; none at the end.
+    async fn next(&mut self, revision: &(dyn Fn() -> u64 + Sync)) -> Option<Bytes> {
+        if let Some(status) = self.failure.take() {
+            return Some(watch_line("ERROR", status.to_value().to_string().as_bytes()));
+        }
+        if let Some(lines) = self.backlog() {
+            return Some(lines);
+        }
+        loop {
+            let bookmark = self.bookmark_at;
+            let timer = bookmark.unwrap_or(self.deadline).min(self.deadline);
+            let receiver = self.receiver.as_mut()?;
+            tokio::select! {
+                biased;
+                delivery = receiver.recv() => {
+                    let first = delivery?;
+                    if let Some(lines) = self.gather(first) {
+                        return Some(lines);
+                    }
+                }
+                () = self.stop.cancelled() => return None,
+                () = sleep_until(timer) => {
+                    bookmark.filter(|at| *at < self.deadline)?;
+                    if let Some(lines) = self.bookmark(revision()) {
+                        return Some(lines);
+                    }
+                }
+            }
+        }
+    }
+
+    /// What there was before the watch began.
+    fn backlog(&mut self) -> Option<Bytes> {
+        let mut lines = BytesMut::new();
+        while lines.len() < BATCH_BYTES {
+            if let Some(entry) = self.initial.pop_front() {
+                lines.extend_from_slice(&self.added(&entry));
+            } else if let Some(revision) = self.initial_end.take() {
+                lines.extend_from_slice(&self.bookmark_line(revision, true));
+            } else if let Some(delivery) = self.missed.pop_front() {
+                lines.extend_from_slice(&self.line(&delivery));
+            } else {
+                break;
+            }
+        }
+        (!lines.is_empty()).then(|| lines.freeze())
+    }
+
+    fn added(&mut self, entry: &Entry) -> Bytes {
+        if self.shown.plain() {
+            return watch_line("ADDED", &entry.object.body);
+        }
+        let value = self.shown.served.value(&entry.object);
+        self.shown.line("ADDED", value)
+    }
+
+    /// A change and those queued behind it.
+    fn gather(&mut self, first: Delivery) -> Option<Bytes> {
+        let mut next = Some(first);
+        let mut only: Option<Bytes> = None;
+        let mut lines = BytesMut::new();
+        while let Some(delivery) = next {
+            if delivery.event.revision() > self.since {
+                self.since = delivery.event.revision();
+                let line = self.line(&delivery);
+                match only.take() {
+                    None if lines.is_empty() => only = Some(line),
+                    before => {
+                        lines.extend_from_slice(&before.unwrap_or_default());
+                        lines.extend_from_slice(&line);
+                    }
+                }
+            }
+            if lines.len() >= BATCH_BYTES {
+                break;
+            }
+            next = self.receiver.as_mut().and_then(|receiver| receiver.try_recv().ok());
+        }
+        only.or_else(|| (!lines.is_empty()).then(|| lines.freeze()))
+    }
+
+    fn line(&mut self, delivery: &Delivery) -> Bytes {
+        let event = &delivery.event;
+        if self.shown.plain() && delivery.kind == event.kind {
+            return event.line.get_or_init(|| watch_line(event.kind.as_str(), &event.entry.object.body)).clone();
+        }
+        let left = delivery.kind == EventType::Deleted && event.kind != EventType::Deleted;
+        let shown = event.previous.as_ref().filter(|_| left).unwrap_or(&event.entry);
+        let mut object = self.shown.served.value(&shown.object);
+        object["metadata"]["resourceVersion"] = event.revision().to_string().into();
+        self.shown.line(delivery.kind.as_str(), object)
+    }
+
+    /// A bookmark, after whatever came before it. The revision is read first, so all changes up to it are queued already.
+    fn bookmark(&mut self, revision: u64) -> Option<Bytes> {
+        self.bookmark_at = Some(next_bookmark());
+        let waiting = self.receiver.as_mut().and_then(|receiver| receiver.try_recv().ok());
+        if let Some(lines) = waiting.and_then(|first| self.gather(first)) {
+            return Some(lines);
+        }
+        if revision <= self.since {
+            return Some(self.bookmark_line(self.since, false));
+        }
+        self.since = revision;
+        Some(self.bookmark_line(revision, false))
+    }
+
+    fn bookmark_line(&mut self, revision: u64, initial_end: bool) -> Bytes {
+        let mut metadata = json!({"resourceVersion": revision.to_string()});
+        if initial_end {
+            metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        let served = &self.shown.served;
+        let object = json!({"kind": served.resource.kind, "apiVersion": served.api_version, "metadata": metadata});
+        let Shape::Table { beta } = self.shown.accept.shape else {
+            return self.shown.line("BOOKMARK", object);
+        };
+        let table = table::bookmark(metadata_of(&object), beta);
+        watch_line("BOOKMARK", table.to_string().as_bytes())
+    }
+}
+
+fn metadata_of(object: &Value) -> Value {
+    object.get("metadata").cloned().unwrap_or_default()
+}

@@ -1,0 +1,102 @@
+//! `Table` and `PartialObjectMetadata`: what `kubectl get` and metadata informers ask for.
+
+use crate::call::Call;
+use api::catalogue::Resource;
+use machinery::Status;
+use serde_json::{Map, Value, json};
+
+/// The metadata of an object, as an object of its own.
+pub(crate) fn partial(object: &Value, beta: bool) -> Value {
+    json!({
+        "kind": "PartialObjectMetadata",
+        "apiVersion": version(beta),
+        "metadata": object.get("metadata").cloned().unwrap_or_default(),
+    })
+}
+
+/// The list of them.
+pub(crate) fn partial_list(metadata: Value, objects: Vec<Value>, beta: bool) -> Value {
+    let items: Vec<Value> = objects.iter().map(|object| partial(object, beta)).collect();
+    json!({"kind": "PartialObjectMetadataList", "apiVersion": version(beta), "metadata": metadata, "items": items})
+}
+
+fn version(beta: bool) -> &'static str {
+    if beta { "meta.k8s.io/v1beta1" } else { "meta.k8s.io/v1" }
+}
+
+/// What of the object a row carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Include {
+    None,
+    Metadata,
+    Object,
+}
+
+impl Include {
+    pub(crate) fn of(call: &Call) -> Result<Include, Status> {
+        match call.query.get("includeObject") {
+            None | Some("Metadata") => Ok(Include::Metadata),
+            Some("None") => Ok(Include::None),
+            Some("Object") => Ok(Include::Object),
+            Some(other) => Err(Status::bad_request(format!("unrecognized includeObject value: {other:?}"))),
+        }
+    }
+}
+
+/// Objects as a table. `metadata` is that of a list; a single object gives its own revision.
+pub(crate) fn of(call: &Call, beta: bool, objects: Vec<Value>, metadata: Option<Value>) -> Result<Value, Status> {
+    let include = Include::of(call)?;
+    let resource = call.served.resource;
+    let metadata = metadata.unwrap_or_else(|| {
+        let revision = objects.first().map(|object| crate::meta::text(object, "resourceVersion"));
+        json!({"resourceVersion": revision.unwrap_or_default()})
+    });
+    let rows: Vec<Value> = objects.into_iter().map(|object| row(resource, object, include, beta)).collect();
+    let columns = if call.query.flag("noHeaders") { json!([]) } else { definitions(resource) };
+    Ok(
+        json!({"kind": "Table", "apiVersion": version(beta), "metadata": metadata, "columnDefinitions": columns, "rows": rows}),
+    )
+}
+
+fn row(resource: &Resource, object: Value, include: Include, beta: bool) -> Value {
+    let cells = crate::kinds::columns::row(resource.group, resource.kind, &object, jiff::Timestamp::now());
+    let mut row = Map::new();
+    row.insert("cells".to_owned(), cells.into());
+    match include {
+        Include::None => {}
+        Include::Metadata => {
+            row.insert("object".to_owned(), partial(&object, beta));
+        }
+        Include::Object => {
+            row.insert("object".to_owned(), object);
+        }
+    }
+    Value::Object(row)
+}
+
+fn column(column: &crate::kinds::columns::ColumnDefinition) -> Value {
+    json!({
+        "name": column.name, "type": column.kind, "format": column.format,
+        "description": column.description, "priority": column.priority,
+    })
+}
+
+/// One object of a watch; columns come with the first.
+pub(crate) fn event(resource: &Resource, include: Include, beta: bool, object: Value, headers: bool) -> Value {
+    let revision = crate::meta::text(&object, "resourceVersion").to_owned();
+    let columns = if headers { definitions(resource) } else { Value::Null };
+    let rows = [row(resource, object, include, beta)];
+    json!({
+        "kind": "Table", "apiVersion": version(beta), "metadata": {"resourceVersion": revision},
+        "columnDefinitions": columns, "rows": rows,
+    })
+}
+
+/// A bookmark of a watch.
+pub(crate) fn bookmark(metadata: Value, beta: bool) -> Value {
+    json!({"kind": "Table", "apiVersion": version(beta), "metadata": metadata, "columnDefinitions": [], "rows": []})
+}
+
+fn definitions(resource: &Resource) -> Value {
+    crate::kinds::columns::columns(resource.group, resource.kind).iter().map(column).collect()
+}
