@@ -8,6 +8,7 @@ use crate::compress;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::install::Plan;
+use crate::limits::Limits;
 use crate::reference::Reference;
 use crate::spec::{self, Descriptor, Document, ImageConfig, OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, Platform};
 use crate::store::{Image, Pins, Store, parse, tagged};
@@ -124,7 +125,9 @@ impl Store {
     /// Reads an archive into the content store.
     fn scan(&self, archive: impl Read + Send, pins: &Pins) -> Result<Contents> {
         let limits = &self.config.limits;
-        let plain = compress::bounded(archive, limits).map_err(read_error)?;
+        // An archive may have many layers; each has its own limit.
+        let whole = Limits { layer_bytes_max: u64::MAX, ..limits.clone() };
+        let plain = compress::bounded(archive, &whole).map_err(read_error)?;
         let mut archive = Archive::new(BufReader::with_capacity(256 << 10, plain));
         let mut contents = Contents::default();
         while let Some(entry) = archive.next()? {
@@ -139,6 +142,9 @@ impl Store {
                 {
                     let document = archive.data_whole(limits.document_bytes_max)?;
                     contents.documents.insert(name, document);
+                }
+                Kind::File if entry.size > limits.layer_bytes_max || entry.sparse.is_some() => {
+                    return Err(Error::entry(&entry.name, format!("absurd size {}", entry.size)));
                 }
                 Kind::File => {
                     let mut ingest = self.blobs.ingest()?;

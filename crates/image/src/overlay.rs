@@ -101,7 +101,7 @@ impl Mount {
 
 /// Whether overlayfs is mounted on a directory.
 pub(crate) fn is_mounted(target: &Path) -> bool {
-    let overlay = |path: &Path| rfs::statfs(path).is_ok_and(|stat| stat.f_type as i64 == OVERLAYFS_MAGIC);
+    let overlay = |path: &Path| rfs::statfs(path).is_ok_and(|stat| stat.f_type == OVERLAYFS_MAGIC);
     let device = |path: &Path| rfs::stat(path).map(|stat| stat.st_dev);
     // The store itself may be on overlayfs: a mount point's device differs from its parent's.
     overlay(target) && target.parent().is_none_or(|parent| device(parent) != device(target))

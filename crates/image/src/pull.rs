@@ -145,18 +145,18 @@ struct Resolved {
 impl Pull {
     async fn run(self) -> Result<Digest> {
         let pins = self.store.pins();
-        let pulled = self.from_endpoints(&pins).await;
+        let pulled = self.anywhere(&pins).await;
         drop(pins);
         self.store.blocking(|store| store.sweep()).await;
         pulled
     }
 
     /// Tries mirrors in their order and the registry itself last, whose error counts.
-    async fn from_endpoints(&self, pins: &Pins) -> Result<Digest> {
+    async fn anywhere(&self, pins: &Pins) -> Result<Digest> {
         let registry = Registry::new(&self.store.config, self.auth.clone());
         let mut last = None;
         for endpoint in endpoints(&self.reference, &self.store.config) {
-            match self.from_endpoint(&registry, &endpoint, pins).await {
+            match self.at(&registry, &endpoint, pins).await {
                 Err(error @ Error::Registry { .. }) if endpoint.is_mirror() => {
                     tracing::info!(error = %error.chain(), "a mirror does not serve the image");
                     last = Some(error);
@@ -167,7 +167,7 @@ impl Pull {
         Err(last.unwrap_or_else(|| Error::NoSuchImage(self.reference.to_string())))
     }
 
-    async fn from_endpoint(&self, registry: &Registry, endpoint: &Endpoint, pins: &Pins) -> Result<Digest> {
+    async fn at(&self, registry: &Registry, endpoint: &Endpoint, pins: &Pins) -> Result<Digest> {
         let resolved = self.resolve(registry, endpoint, pins).await?;
         let label = self.reference.to_string();
         let damaged = |reason: &str| Error::damaged(format!("manifest of {label}"), reason);

@@ -1,37 +1,14 @@
 //! From files to a mounted container root, with real overlayfs: run as root.
+#![allow(clippy::unwrap_used)]
+
+mod lab;
 
 use image::{Config, Error, File, RunConfig, Store};
+use lab::Lab;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-
-struct Lab {
-    directory: tempfile::TempDir,
-}
-
-impl Lab {
-    fn new() -> Self {
-        assert!(rustix::process::geteuid().is_root(), "this test mounts: run it as root");
-        Self { directory: tempfile::tempdir().unwrap() }
-    }
-
-    fn open(&self) -> Arc<Store> {
-        Store::open(Config::new(self.directory.path().join("store"))).unwrap()
-    }
-
-    fn target(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-}
-
-impl Drop for Lab {
-    fn drop(&mut self) {
-        for entry in fs::read_dir(self.directory.path()).unwrap().flatten() {
-            let _ = rustix::mount::unmount(entry.path(), rustix::mount::UnmountFlags::DETACH);
-        }
-    }
-}
 
 async fn hello(store: &Arc<Store>) -> image::Digest {
     let files = vec![
@@ -57,7 +34,7 @@ async fn a_container_root_is_written_and_the_image_is_not() {
     assert_eq!((image.id, image.user.as_str(), image.size_bytes), (id, "7", 11));
     assert_eq!(store.image_config("hello").await.unwrap().config.entrypoint, ["/bin/hello"]);
 
-    let root = lab.target("root");
+    let root = lab.path("root");
     store.prepare("one", "hello").await.unwrap();
     store.mount("one", &root).await.unwrap();
     store.mount("one", &root).await.unwrap();
@@ -67,7 +44,7 @@ async fn a_container_root_is_written_and_the_image_is_not() {
     fs::remove_file(root.join("etc/secret")).unwrap();
     assert!(store.usage("one").await.unwrap().bytes > 0);
 
-    let other = lab.target("other");
+    let other = lab.path("other");
     store.view("two", &id.to_string()).await.unwrap();
     store.mount("two", &other).await.unwrap();
     assert_eq!(fs::read(other.join("bin/hello")).unwrap(), b"#!/bin/sh\n");
@@ -87,7 +64,7 @@ async fn a_container_root_is_written_and_the_image_is_not() {
 #[tokio::test]
 async fn snapshots_are_adopted_and_keep_their_layers() {
     let lab = Lab::new();
-    let root = lab.target("root");
+    let root = lab.path("root");
     {
         let store = lab.open();
         hello(&store).await;
