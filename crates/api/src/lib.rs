@@ -13,6 +13,9 @@
 //! knows gets the generic behaviour (no defaults, metadata checks, name and age columns).
 
 pub mod catalogue;
+pub mod columns;
 mod defaults;
+pub mod fields;
+mod look;
 
 pub use defaults::default;
