@@ -58,10 +58,6 @@ impl Attrs<'_> {
         self.bytes(kind, &value.to_ne_bytes())
     }
 
-    pub(crate) fn be16(&mut self, kind: u16, value: u16) -> &mut Self {
-        self.bytes(kind, &value.to_be_bytes())
-    }
-
     pub(crate) fn be32(&mut self, kind: u16, value: u32) -> &mut Self {
         self.bytes(kind, &value.to_be_bytes())
     }
@@ -309,9 +305,4 @@ impl<'a> Iterator for Messages<'a> {
 /// The value of an attribute in a message's attributes.
 pub(crate) fn attribute(bytes: &[u8], kind: u16) -> Option<&[u8]> {
     utils::find_attr(bytes, kind)
-}
-
-/// All attributes of a nest, in order: (type, value).
-pub(crate) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    utils::IterableChunks::new(bytes).map(|(header, value)| (header.r#type, value))
 }

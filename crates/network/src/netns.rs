@@ -9,9 +9,6 @@ use std::thread;
 use rustix::mount::{UnmountFlags, mount_bind, unmount};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-/// Threads here only make a few system calls.
-const STACK_BYTES: usize = 128 * 1024;
-
 /// What went wrong with a network namespace.
 #[derive(Debug, thiserror::Error)]
 pub enum NetnsError {
@@ -86,7 +83,7 @@ pub fn run<T: Send>(path: &Path, work: impl FnOnce() -> T + Send) -> Result<T, N
 
 fn on_thread<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     thread::scope(|scope| {
-        let builder = thread::Builder::new().name("netns".into()).stack_size(STACK_BYTES);
+        let builder = thread::Builder::new().name("netns".into());
         match builder.spawn_scoped(scope, work)?.join() {
             Ok(result) => result,
             Err(panic) => std::panic::resume_unwind(panic),

@@ -214,15 +214,15 @@ impl Rule {
             .then(Expr::Dnat { address: FOUND, port: FOUND + 1 })
     }
 
-    /// Sends the connection to one of the endpoints, chosen at random; `sticky` remembers the choice for the source.
-    /// There must be at least one endpoint.
+    /// Sends the connection to one of the endpoints, chosen at random. There must be at least one.
     #[must_use]
-    pub fn redirect_to(self, endpoints: &[(Ipv4Addr, u16)], sticky: Option<&Sticky>) -> Rule {
+    pub fn redirect_to(self, endpoints: &[(Ipv4Addr, u16)]) -> Rule {
         const FOUND: Register = 8;
-        let pair = |&(address, port): &(Ipv4Addr, u16)| Fields::new().address(address).port(port);
-        let rule = if let [only] = endpoints {
-            self.then(Expr::Immediate { to: FOUND, value: pair(only).bytes() })
+        let rule = if let [(address, port)] = endpoints {
+            self.then(Expr::Immediate { to: FOUND, value: address.octets().into() })
+                .then(Expr::Immediate { to: FOUND + 1, value: port.to_be_bytes().into() })
         } else {
+            let pair = |&(address, port): &(Ipv4Addr, u16)| Fields::new().address(address).port(port);
             let elements = (0..).zip(endpoints);
             let elements = elements.map(|(number, end)| (Fields::new().number(number).bytes(), pair(end).bytes()));
             self.then(Expr::Random { below: endpoints.len() as u32, to: 0 }).then(Expr::FindIn {
@@ -232,23 +232,20 @@ impl Rule {
                 to: FOUND,
             })
         };
-        let rule = match sticky {
-            None => rule,
-            Some(sticky) => rule.load(&[Load::Source], 0).then(sticky.remember(FOUND)),
-        };
         rule.then(Expr::Dnat { address: FOUND, port: FOUND + 1 })
     }
 
-    /// Sends the connection where the source's last one went, if that is still one of the endpoints.
+    /// Puts the packet's source into a set for some time, or renews that.
     #[must_use]
-    pub fn redirect_again(self, endpoints: &[(Ipv4Addr, u16)], sticky: &Sticky) -> Rule {
-        const FOUND: Register = 8;
-        let elements = endpoints.iter().map(|&(address, port)| Fields::new().address(address).port(port).bytes());
-        self.load(&[Load::Source], 0)
-            .then(Expr::Find { map: sticky.map.clone(), key: 0, to: FOUND })
-            .then(Expr::ContainsIn { kinds: vec![Kind::Address, Kind::Port], elements: elements.collect(), key: FOUND })
-            .then(sticky.remember(FOUND))
-            .then(Expr::Dnat { address: FOUND, port: FOUND + 1 })
+    pub fn remember_source(self, set: &Arc<str>, timeout_ms: u64) -> Rule {
+        self.load(&[Load::Source], 0).then(Expr::Remember { set: set.clone(), key: 0, timeout_ms })
+    }
+
+    /// Ends with one of the verdicts, chosen at random. There must be at least one.
+    #[must_use]
+    pub fn choose(self, verdicts: Vec<Verdict>) -> Rule {
+        let below = verdicts.len() as u32;
+        self.then(Expr::Random { below, to: 0 }).then(Expr::DecideIn { verdicts, key: 0 })
     }
 
     /// Ends with a verdict.
@@ -280,20 +277,5 @@ impl Rule {
     #[must_use]
     pub fn unreachable(self) -> Rule {
         self.then(Expr::Unreachable)
-    }
-}
-
-/// A map from sources to the endpoint each was sent to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sticky {
-    /// Its name; a [`SetSpec`](super::SetSpec) of addresses to endpoints, with timeout.
-    pub map: Arc<str>,
-    /// How long a source is remembered after its last new connection.
-    pub timeout_ms: u64,
-}
-
-impl Sticky {
-    fn remember(&self, data: Register) -> Expr {
-        Expr::Remember { map: self.map.clone(), key: 0, data, timeout_ms: self.timeout_ms }
     }
 }

@@ -178,10 +178,14 @@ impl<'a> Transaction<'a> {
                 self.new_elements("__map%d", Some(id), elements);
                 Some(id)
             }
-            Expr::ContainsIn { kinds, elements, .. } => {
-                let id = self.new_set("__set%d", flags, kinds, Holds::Nothing, None);
-                let elements = elements.iter().map(|key| (&key[..], None));
-                self.new_elements("__set%d", Some(id), elements);
+            Expr::DecideIn { verdicts, .. } => {
+                let id = self.new_set("__map%d", flags, &[Kind::Number], Holds::Verdicts, None);
+                let elements: Vec<([u8; 4], Data)> = (0u32..)
+                    .zip(verdicts)
+                    .map(|(number, verdict)| (number.to_ne_bytes(), Data::Verdict(verdict.clone())))
+                    .collect();
+                let elements = elements.iter().map(|(key, data)| (&key[..], Some(data)));
+                self.new_elements("__map%d", Some(id), elements);
                 Some(id)
             }
             _ => None,
@@ -241,7 +245,7 @@ fn put_expr<'s>(list: &mut Attrs<'_>, expr: &Expr, sets: &mut impl Iterator<Item
         | Expr::Find { .. }
         | Expr::Decide { .. }
         | Expr::FindIn { .. }
-        | Expr::ContainsIn { .. } => "lookup",
+        | Expr::DecideIn { .. } => "lookup",
         Expr::Remember { .. } => "dynset",
         Expr::Dnat { .. } | Expr::Snat { .. } => "nat",
         Expr::Masquerade => "masq",
@@ -286,8 +290,8 @@ fn put_lookup<'s>(attrs: &mut Attrs<'_>, expr: &Expr, sets: &mut impl Iterator<I
             attrs.text(1, "__map%d").be32(2, register(*key)).be32(3, register(*to));
             attrs.be32(4, sets.next().copied().unwrap_or_default())
         }
-        Expr::ContainsIn { key, .. } => {
-            attrs.text(1, "__set%d").be32(2, register(*key));
+        Expr::DecideIn { key, .. } => {
+            attrs.text(1, "__map%d").be32(2, register(*key)).be32(3, VERDICT_REGISTER);
             attrs.be32(4, sets.next().copied().unwrap_or_default())
         }
         _ => attrs,
@@ -315,10 +319,9 @@ fn put_action(attrs: &mut Attrs<'_>, expr: &Expr) {
                 data.bytes(1, value);
             })
         }
-        Expr::Remember { map, key, data, timeout_ms } => {
+        Expr::Remember { set, key, timeout_ms } => {
             const UPDATE: u32 = 1;
-            attrs.text(1, map).be32(3, UPDATE).be32(4, register(*key)).be32(5, register(*data));
-            attrs.be64(6, *timeout_ms)
+            attrs.text(1, set).be32(3, UPDATE).be32(4, register(*key)).be64(6, *timeout_ms)
         }
         Expr::Dnat { address, port } => {
             const DESTINATION: u32 = 1;

@@ -183,23 +183,19 @@ pub enum Expr {
         /// Where the data goes.
         to: Register,
     },
-    /// Goes on when a set that belongs to the rule holds the key.
-    ContainsIn {
-        /// The key's types.
-        kinds: Vec<Kind>,
-        /// Its elements.
-        elements: Vec<Box<[u8]>>,
-        /// Where the key is.
+    /// Carries out the verdict that a map of the rule's own holds for the number in a register.
+    DecideIn {
+        /// Its verdicts, for the numbers from 0.
+        verdicts: Vec<Verdict>,
+        /// Where the number is.
         key: Register,
     },
-    /// Puts an element into a map, or renews its timeout.
+    /// Puts an element into a set, or renews its timeout.
     Remember {
-        /// The map.
-        map: Arc<str>,
+        /// The set.
+        set: Arc<str>,
         /// Where the key is.
         key: Register,
-        /// Where the data is.
-        data: Register,
         /// How long it stays, in milliseconds.
         timeout_ms: u64,
     },

@@ -13,7 +13,7 @@ mod encode;
 mod expr;
 mod table;
 
-pub use build::{Fields, Load, Sticky, Transport};
+pub use build::{Fields, Load, Transport};
 pub use expr::{Compare, Data, Expr, Kind, Register, Rule, Verdict};
 pub use table::{
     Chain, Element, Fragment, FragmentId, Hook, HookPoint, NftError, SetHolds, SetSpec, Skeleton, Table, TableStats,
