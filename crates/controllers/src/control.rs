@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use client::{Client, Delta, Informer, Informers, Kind, Recorder, WorkQueue};
 use futures::future::BoxFuture;
@@ -10,6 +11,10 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+/// How often a key waits longer and longer (up to about 20 seconds) for something else, and how long each time from then on.
+const PATIENCE: u32 = 12;
+const WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// Keys waiting to be reconciled.
 pub(crate) type Queue = WorkQueue<String>;
@@ -27,6 +32,9 @@ pub(crate) enum Error {
         /// The API's answer.
         source: kube::Error,
     },
+    /// Something else must happen first, and nothing will tell when it did. Not a failure.
+    #[error("waiting for {0}")]
+    NotYet(String),
     /// The object cannot be worked on as it is.
     #[error("{0}")]
     Unusable(String),
@@ -148,7 +156,7 @@ impl<C: Controller> Loop<C> {
 
     /// Calls `map` for each change of a kind; it adds the keys that are concerned to the queue.
     pub(crate) fn on<K: Kind>(
-        mut self,
+        self,
         informer: &Informer<K>,
         map: impl Fn(&C, &Queue, &Delta<K>) + Send + 'static,
     ) -> Self {
@@ -166,6 +174,11 @@ impl<C: Controller> Loop<C> {
                 }
             }
         });
+        self.needs(informer)
+    }
+
+    /// Waits for a cache that is only read.
+    pub(crate) fn needs<K: Kind>(mut self, informer: &Informer<K>) -> Self {
         let informer = informer.clone();
         self.synced.push(Box::pin(async move { informer.synced().await }));
         self
@@ -208,6 +221,14 @@ async fn run<C: Controller>(controller: Arc<C>, queue: Arc<Queue>, parallel: usi
 async fn once<C: Controller>(controller: &C, queue: &Queue, key: String) {
     match controller.reconcile(&key).await {
         Ok(()) => queue.forget(&key),
+        Err(Error::NotYet(what)) => {
+            tracing::debug!(controller = C::NAME, key, what, "waiting");
+            if queue.failures(&key) < PATIENCE {
+                queue.add_rate_limited(key.clone());
+            } else {
+                queue.add_after(key.clone(), WAIT_MAX);
+            }
+        }
         Err(error) => {
             if error.is_conflict() {
                 tracing::debug!(controller = C::NAME, key, %error, "the object changed meanwhile, trying again");
