@@ -97,6 +97,10 @@ impl<'a> Transaction<'a> {
                 }
             }
             set.be32(10, id);
+            if keys == [Kind::Number] {
+                // For `nft list`: the key is in the machine's byte order.
+                set.bytes(13, &[0, 4, 1, 0, 0, 0]);
+            }
             if let Some(timeout) = timeout_ms {
                 set.be64(11, timeout);
             }
