@@ -145,18 +145,7 @@ fn mount_root(spec: &ContainerSpec) -> Result<(), Failure> {
     let at = &spec.mountpoint;
     match &spec.rootfs {
         Rootfs::Overlay { lower, upper, work } => {
-            let lower: Vec<_> = lower.iter().map(|path| path.display().to_string()).collect();
-            // `volatile`: what a container writes to its own layer does not outlive it, so nothing there need be synced.
-            let options = format!(
-                "lowerdir={},upperdir={},workdir={},volatile",
-                lower.join(":"),
-                upper.display(),
-                work.display()
-            );
-            let options =
-                std::ffi::CString::new(options).map_err(|_| Failure::new("a layer's path holds a zero byte"))?;
-            rustix::mount::mount("overlay", at, "overlay", MountFlags::empty(), options.as_c_str())
-                .map_err(|e| failed("mount overlay at", at)(e.into()))
+            overlay(lower, upper, work, at).map_err(failed("mount overlay at", at))
         }
         Rootfs::Folder(folder) => {
             let bind = || -> io::Result<()> {
@@ -168,6 +157,24 @@ fn mount_root(spec: &ContainerSpec) -> Result<(), Failure> {
             bind().map_err(failed("mount root from", folder))
         }
     }
+}
+
+/// Mounts an overlay. `volatile`: what a container writes to its own layer does not outlive it, so nothing is synced.
+fn overlay(lower: &[PathBuf], upper: &Path, work: &Path, at: &Path) -> io::Result<()> {
+    /// What fits on the page that `mount(2)` copies.
+    const OPTIONS_SIZE_MAX: usize = 4000;
+    let layers: Vec<_> = lower.iter().map(|path| path.display().to_string()).collect();
+    let (upper, work) = (upper.display().to_string(), work.display().to_string());
+    let options = format!("lowerdir={},upperdir={upper},workdir={work},volatile", layers.join(":"));
+    if options.len() < OPTIONS_SIZE_MAX {
+        let options = std::ffi::CString::new(options)?;
+        return Ok(rustix::mount::mount("overlay", at, "overlay", MountFlags::empty(), options.as_c_str())?);
+    }
+    // Images of many layers: one option a layer (Linux 6.5).
+    let mut options: Vec<_> = layers.iter().map(|layer| ("lowerdir+", layer.as_str())).collect();
+    options.extend([("upperdir", upper.as_str()), ("workdir", work.as_str()), ("volatile", "")]);
+    let mount = tree::filesystem("overlay", &options, MountAttrFlags::empty())?;
+    tree::attach(mount, rustix::fs::open(at, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?)
 }
 
 /// Whether the pod itself mounts something at that path, so that the usual mount is left out.
