@@ -26,6 +26,8 @@ use tokio::sync::Semaphore;
 const TRIES_MAX: u32 = 5;
 const NESTING_MAX: usize = 4;
 const LAYERS_AT_ONCE: usize = 4;
+/// Stands for the configuration, whatever the manifest calls its type: nobody needs to hear of its progress.
+const CONFIG: &str = spec::OCI_CONFIG;
 /// Received bytes are written in pieces of about this size.
 const PIECE: usize = 512 << 10;
 
@@ -176,7 +178,8 @@ impl Pull {
         if config.size > self.store.config.limits.document_bytes_max {
             return Err(damaged("its configuration is over the limit"));
         }
-        self.fetch(registry, endpoint, &config, pins).await?;
+        let small = Descriptor { media_type: CONFIG.into(), ..config.clone() };
+        self.fetch(registry, endpoint, &small, pins).await?;
         let id = config.digest;
         let config = self.store.blocking(move |store| store.config_of(id)).await?;
         let name = self.reference.digest().is_none().then(|| self.reference.canonical());
@@ -335,8 +338,10 @@ impl Pull {
             let ended = !matches!(more, Ok(Some(_)));
             if piece.len() >= PIECE || ended && !piece.is_empty() {
                 ingest = self.write(ingest, &mut piece).await?;
-                let (layer, done, total) = (what.digest, ingest.written(), what.size);
-                self.listeners.tell(&Progress::Downloading { layer, done, total });
+                if what.media_type != CONFIG {
+                    let (layer, done, total) = (what.digest, ingest.written(), what.size);
+                    self.listeners.tell(&Progress::Downloading { layer, done, total });
+                }
             }
             let written = ingest.written();
             let broken = |reason: String| Registry::broken(endpoint, what.digest, reason);
