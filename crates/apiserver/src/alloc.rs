@@ -1,13 +1,13 @@
-//! Cluster IPs and node ports of Services, as an admission plug-in.
+//! Cluster IPs and node ports of Services.
 //!
 //! What is taken is read from the Services themselves: the watch cache delivers every change, and the allocator catches up
 //! before it decides, so a deleted Service's address is free at once and nothing has to be repaired at start. Between
-//! admission and the write, an address is held for its Service by name; a write that fails gives it back after a while.
+//! reservation and write, an address is held for its Service by name; a write that fails gives it back.
 //!
 //! The lower part of each range is kept for those who name their address (as upstream: KEP-3070, KEP-3668), as long as the
 //! upper part lasts. Cost: 24 bytes an address.
 
-use crate::context::{AdmissionPlugin, AdmissionRequest, Operation};
+use crate::chain;
 use crate::meta;
 use crate::storage::{Entry, EventType, Storage, Subscription};
 use async_trait::async_trait;
@@ -77,6 +77,14 @@ impl Pool {
 
     fn is_free_for(&mut self, number: u32, service: &str) -> bool {
         self.owner(number).is_none_or(|owner| *owner == *service)
+    }
+
+    fn let_go(&mut self, numbers: &[u32], but: &[u32], service: &str) {
+        for number in numbers.iter().filter(|number| !but.contains(number)) {
+            if self.held.get(number).is_some_and(|(owner, _)| **owner == *service) {
+                self.held.remove(number);
+            }
+        }
     }
 
     fn hold(&mut self, number: u32, service: &Arc<str>) {
@@ -152,7 +160,8 @@ impl Allocator {
         let key: Arc<str> = format!("{}/{}", meta::text(service, "namespace"), meta::name(service)).into();
         let mut state = self.state.lock();
         self.catch_up(&mut state)?;
-        let mut claim = Claim { state: &mut state, range: &self.range, key, keep, errors: Vec::new(), ports: Vec::new() };
+        let mut claim =
+            Claim { state: &mut state, range: &self.range, key, keep, errors: Vec::new(), ports: Vec::new() };
         claim.address(service, old);
         claim.node_ports(service);
         let errors = claim.errors;
@@ -223,8 +232,8 @@ struct Claim<'a> {
     /// Hold what is given; not so in a dry run.
     keep: bool,
     errors: Vec<FieldError>,
-    /// Node ports of this Service so far, with their protocol.
-    ports: Vec<(u32, String)>,
+    /// Node ports of this Service so far, with the port and its protocol.
+    ports: Vec<(u32, u64, String)>,
 }
 
 fn service_type(service: &Value) -> &str {
@@ -277,7 +286,7 @@ impl Claim<'_> {
         let families = spec.get("ipFamilies").and_then(Value::as_array);
         for (index, family) in families.into_iter().flatten().enumerate().filter(|(_, family)| *family == "IPv6") {
             let path = path.child("ipFamilies").index(index);
-            self.errors.push(FieldError::invalid(&path, family, "not configured on this cluster"));
+            self.errors.push(FieldError::invalid(&path, family.clone(), "not configured on this cluster"));
         }
     }
 
@@ -296,7 +305,11 @@ impl Claim<'_> {
     fn take_address(&mut self, asked: &str) -> Option<String> {
         let path = Path::new("spec").child("clusterIPs");
         let mut fail = |why: String| {
-            self.errors.push(FieldError::invalid(&path, json!([asked]), format!("failed to allocate IP {asked}: {why}")));
+            self.errors.push(FieldError::invalid(
+                &path,
+                json!([asked]),
+                format!("failed to allocate IP {asked}: {why}"),
+            ));
             None
         };
         // What is no address at all is validation's to say.
@@ -306,7 +319,9 @@ impl Claim<'_> {
         };
         let Some(at) = self.range.position(address) else {
             let range = format!("{}/{}", self.range.network, self.range.prefix);
-            return fail(format!("the provided IP ({asked}) is not in the valid range. The range of valid IPs is {range}"));
+            return fail(format!(
+                "the provided IP ({asked}) is not in the valid range. The range of valid IPs is {range}"
+            ));
         };
         if !self.state.addresses.is_free_for(at, &self.key) {
             return fail("provided IP is already allocated".to_owned());
@@ -318,60 +333,68 @@ impl Claim<'_> {
     }
 
     fn node_ports(&mut self, service: &mut Value) {
-        let balanced = service_type(service) == "LoadBalancer"
-            && meta::at(service, &["spec", "allocateLoadBalancerNodePorts"]) != Some(&Value::Bool(false));
-        let wanted = service_type(service) == "NodePort" || balanced;
-        let local = meta::text_at(service, &["spec", "externalTrafficPolicy"]) == "Local";
-        let health = service_type(service) == "LoadBalancer" && local;
+        let is_balancer = service_type(service) == "LoadBalancer";
+        let declined = meta::at(service, &["spec", "allocateLoadBalancerNodePorts"]) == Some(&Value::Bool(false));
+        let wanted = service_type(service) == "NodePort" || (is_balancer && !declined);
+        let health = is_balancer && meta::text_at(service, &["spec", "externalTrafficPolicy"]) == "Local";
         let spec = meta::member(service, "spec");
-        let ports = spec.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten();
-        let mut ports: Vec<&mut Value> = ports.collect();
+        let number = |value: Option<&Value>| value.and_then(Value::as_u64).unwrap_or_default();
+        let facts = |port: &Value| {
+            let protocol = port.get("protocol").and_then(Value::as_str).unwrap_or("TCP").to_owned();
+            (number(port.get("port")), protocol, number(port.get("nodePort")))
+        };
+        let path = |index: usize| Path::new("spec").child("ports").index(index).child("nodePort");
+        let mut none = Vec::new();
+        let ports = spec.get_mut("ports").and_then(Value::as_array_mut).unwrap_or(&mut none);
         // Those named first, so that no other gets them.
         for (index, port) in ports.iter().enumerate() {
-            let protocol = port.get("protocol").and_then(Value::as_str).unwrap_or("TCP").to_owned();
-            if let Some(number) = port.get("nodePort").and_then(Value::as_u64).filter(|number| *number > 0) {
-                self.take_port(Path::new("spec").child("ports").index(index).child("nodePort"), number, protocol);
+            let (port, protocol, node_port) = facts(port);
+            if node_port > 0 {
+                self.take_port(&path(index), node_port, port, protocol);
             }
         }
-        for (index, port) in ports.iter_mut().enumerate().filter(|_| wanted) {
-            if port.get("nodePort").and_then(Value::as_u64).is_none_or(|number| number == 0) {
-                let protocol = port.get("protocol").and_then(Value::as_str).unwrap_or("TCP").to_owned();
-                let shared = self.same_port_other_protocol(port, &protocol);
-                let path = Path::new("spec").child("ports").index(index).child("nodePort");
-                if let Some(number) = shared.or_else(|| self.next_port(&path)) {
-                    self.ports.push((number, protocol));
-                    port["nodePort"] = json!(number);
-                }
+        for (index, entry) in ports.iter_mut().enumerate().filter(|_| wanted) {
+            let (port, protocol, node_port) = facts(entry);
+            if node_port > 0 {
+                continue;
+            }
+            // TCP and UDP of the same port share a number.
+            let twin =
+                self.ports.iter().find(|(_, p, of)| *p == port && *of != protocol).map(|(node_port, ..)| *node_port);
+            let twin = twin.filter(|twin| !self.ports.iter().any(|(n, _, of)| n == twin && *of == protocol));
+            if let Some(given) = twin.or_else(|| self.next_port(&path(index))) {
+                self.ports.push((given, port, protocol));
+                entry["nodePort"] = json!(given);
             }
         }
-        if health && spec.get("healthCheckNodePort").and_then(Value::as_u64).is_none_or(|number| number == 0) {
+        if health && number(spec.get("healthCheckNodePort")) == 0 {
             let path = Path::new("spec").child("healthCheckNodePort");
-            if let Some(number) = self.next_port(&path) {
-                spec.insert("healthCheckNodePort".to_owned(), json!(number));
+            if let Some(given) = self.next_port(&path) {
+                spec.insert("healthCheckNodePort".to_owned(), json!(given));
             }
         }
     }
 
-
-    fn take_port(&mut self, path: Path, number: u64, protocol: String) {
-        let in_range = u32::try_from(number).ok().filter(|n| (self.state.ports.first..=self.state.ports.last).contains(n));
+    fn take_port(&mut self, path: &Path, number: u64, of: u64, protocol: String) {
+        let in_range =
+            u32::try_from(number).ok().filter(|n| (self.state.ports.first..=self.state.ports.last).contains(n));
         let Some(port) = in_range else {
             let (first, last) = self.range.node_ports;
             let why = format!("provided port is not in the valid range. The range of valid ports is {first}-{last}");
-            return self.errors.push(FieldError::invalid(&path, number, why));
+            return self.errors.push(FieldError::invalid(path, number, why));
         };
-        let twice = self.ports.iter().any(|(taken, of)| *taken == port && *of == protocol);
+        let twice = self.ports.iter().any(|(taken, _, other)| *taken == port && *other == protocol);
         if twice || !self.state.ports.is_free_for(port, &self.key) {
-            return self.errors.push(FieldError::invalid(&path, number, "provided port is already allocated"));
+            return self.errors.push(FieldError::invalid(path, number, "provided port is already allocated"));
         }
         if self.keep {
             self.state.ports.hold(port, &self.key);
         }
-        self.ports.push((port, protocol));
+        self.ports.push((port, of, protocol));
     }
 
     fn next_port(&mut self, path: &Path) -> Option<u32> {
-        let mine: Vec<u32> = self.ports.iter().map(|(port, _)| *port).collect();
+        let mine: Vec<u32> = self.ports.iter().map(|(port, ..)| *port).collect();
         let Some(port) = self.state.ports.find(fastrand::u32(..), &mine) else {
             self.errors.push(FieldError::internal(path, "failed to allocate a nodePort: range is full"));
             return None;
@@ -388,20 +411,25 @@ fn is_empty(value: &Value) -> bool {
 }
 
 #[async_trait]
-impl AdmissionPlugin for Allocator {
-    fn name(&self) -> &'static str {
-        "ServiceAllocator"
+impl chain::Allocator for Allocator {
+    fn resource(&self) -> (&'static str, &'static str) {
+        ("", "services")
     }
 
-    async fn admit(&self, request: &mut AdmissionRequest<'_>) -> Result<(), Status> {
-        let attributes = request.attributes;
-        let writes = matches!(request.operation, Operation::Create | Operation::Update);
-        if !writes || attributes.resource != "services" || !attributes.group.is_empty() || !attributes.subresource.is_empty() {
-            return Ok(());
-        }
-        match request.object.as_deref_mut() {
-            Some(service) => self.admit_service(service, request.old_object, !request.dry_run),
-            None => Ok(()),
-        }
+    async fn reserve(&self, object: &mut Value, old: Option<&Value>, dry_run: bool) -> Result<(), Status> {
+        self.admit_service(object, old, !dry_run)
+    }
+
+    /// What is written is known from the watch cache; only what was held for a write that failed has to be let go.
+    async fn settle(&self, kept: Option<&Value>, dropped: Option<&Value>) {
+        let Some(dropped) = dropped else { return };
+        let key = format!("{}/{}", meta::text(dropped, "namespace"), meta::name(dropped));
+        let positions =
+            |service: &Value| -> Vec<u32> { addresses(service).filter_map(|ip| self.range.position(ip)).collect() };
+        let ports = |service: &Value| node_ports(service).collect::<Vec<u32>>();
+        let mut state = self.state.lock();
+        let (kept_addresses, kept_ports) = kept.map(|kept| (positions(kept), ports(kept))).unwrap_or_default();
+        state.addresses.let_go(&positions(dropped), &kept_addresses, &key);
+        state.ports.let_go(&ports(dropped), &kept_ports, &key);
     }
 }

@@ -187,8 +187,7 @@ fn endpoints(config: &Bootstrap) -> Value {
 fn endpoint_slice(config: &Bootstrap) -> Value {
     let v6 = config.addresses.first().is_some_and(IpAddr::is_ipv6);
     let addresses = config.addresses.iter().filter(|ip| ip.is_ipv6() == v6);
-    let endpoints: Vec<Value> =
-        addresses.map(|ip| json!({"addresses": [ip], "conditions": {"ready": true}})).collect();
+    let endpoints: Vec<Value> = addresses.map(|ip| json!({"addresses": [ip], "conditions": {"ready": true}})).collect();
     json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
         "metadata": {

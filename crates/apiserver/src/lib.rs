@@ -8,10 +8,16 @@
 //! watcher is dropped, never waited for; in-process components take the same road as clients on the wire.
 //! It never starts a controller, never talks to a runtime, and never decides anything for a pod.
 
+pub mod admission;
+pub mod alloc;
+pub mod authn;
+pub mod authz;
 pub mod body;
+pub mod bootstrap;
 pub mod cache;
 mod call;
 pub mod chain;
+pub mod connect;
 pub mod context;
 mod convert;
 mod decode;
@@ -27,12 +33,15 @@ mod negotiate;
 mod openapi;
 mod request;
 mod respond;
+pub mod review;
+pub mod security;
 mod served;
 pub mod server;
 pub mod storage;
 mod strategy;
 mod subresource;
 mod table;
+pub mod token;
 pub mod transport;
 
 pub use chain::{Allocator, Chain};

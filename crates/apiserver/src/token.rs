@@ -204,12 +204,16 @@ impl Tokens {
             "Secret" => ("secrets", namespace),
             "Node" => ("nodes", ""),
             other => {
-                return Err(Status::bad_request(format!("cannot bind token for serviceaccount {account:?} to type {other:?}")));
+                return Err(Status::bad_request(format!(
+                    "cannot bind token for serviceaccount {account:?} to type {other:?}"
+                )));
             }
         };
         let entry = self.storage.kind("", resource)?.find(of, name)?;
         if !uid.is_empty() && *entry.uid != **uid {
-            let why = format!("the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated");
+            let why = format!(
+                "the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated"
+            );
             return Err(Status::conflict("", resource, name, why));
         }
         let found = Bound { name: name.clone(), uid: entry.uid.to_string() };
@@ -218,7 +222,9 @@ impl Tokens {
                 let pod = entry.value();
                 let used = crate::meta::text_at(&pod, &["spec", "serviceAccountName"]);
                 if used != account {
-                    let why = format!("cannot bind token for serviceaccount {account:?} to pod running with different serviceaccount name.");
+                    let why = format!(
+                        "cannot bind token for serviceaccount {account:?} to pod running with different serviceaccount name."
+                    );
                     return Err(Status::bad_request(why));
                 }
                 bound.node = self.node_of(crate::meta::text_at(&pod, &["spec", "nodeName"]))?;

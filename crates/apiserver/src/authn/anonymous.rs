@@ -14,12 +14,12 @@ const OPEN_PATHS: [&str; 4] = ["/healthz", "/livez", "/readyz", "/version"];
 impl Authenticator for Anonymous {
     async fn authenticate(&self, head: &Parts, _: &Peer) -> Result<Option<UserInfo>, Status> {
         let path = head.uri.path();
-        let below = |open: &&str| path.strip_prefix(**open).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        let below = |open: &str| path.strip_prefix(open).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
         let nobody = || UserInfo {
             name: super::ANONYMOUS.to_owned(),
             groups: vec![super::UNAUTHENTICATED.to_owned()],
             ..UserInfo::default()
         };
-        Ok(OPEN_PATHS.iter().any(|open| below(&open)).then(nobody))
+        Ok(OPEN_PATHS.into_iter().any(below).then(nobody))
     }
 }

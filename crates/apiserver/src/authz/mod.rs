@@ -8,6 +8,7 @@ mod rules;
 
 pub use escalation::RoleGuard;
 pub use node::NodeAuthorizer;
+pub(crate) use node::node_of;
 pub use policy::bootstrap_objects;
 pub use rbac::Rbac;
 pub use rules::Rule;

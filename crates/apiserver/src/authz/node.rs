@@ -141,7 +141,8 @@ impl Graph {
             }
             // Which things a pod refers to is settled at its creation, but for its node and ephemeral containers.
             let node = entry.field("spec.nodeName").unwrap_or_default();
-            let grows = std::str::from_utf8(&entry.object.body).is_ok_and(|text| text.contains("\"ephemeralContainers\""));
+            let grows =
+                std::str::from_utf8(&entry.object.body).is_ok_and(|text| text.contains("\"ephemeralContainers\""));
             if let Some(pod) = self.pods.get_mut(&entry.key)
                 && *pod.node == *node
                 && !node.is_empty()

@@ -15,10 +15,8 @@ mod tests {
     #[test]
     fn the_policy_has_what_a_cluster_needs() {
         let objects = super::bootstrap_objects();
-        let names: Vec<(&str, &str)> = objects
-            .iter()
-            .map(|o| (o["kind"].as_str().unwrap(), o["metadata"]["name"].as_str().unwrap()))
-            .collect();
+        let names: Vec<(&str, &str)> =
+            objects.iter().map(|o| (o["kind"].as_str().unwrap(), o["metadata"]["name"].as_str().unwrap())).collect();
         for wanted in [
             ("ClusterRole", "cluster-admin"),
             ("ClusterRole", "admin"),

@@ -197,7 +197,9 @@ impl Index {
                 continue;
             }
             match other.aggregates.is_empty() {
-                true => rules.extend(other.rules.iter().filter(|rule| !rules.contains(rule)).cloned().collect::<Vec<_>>()),
+                true => {
+                    rules.extend(other.rules.iter().filter(|rule| !rules.contains(rule)).cloned().collect::<Vec<_>>())
+                }
                 false => self.collect(other, seen, rules),
             }
         }
@@ -211,7 +213,8 @@ impl Index {
     }
 
     fn cluster_rules(&self, name: &str) -> impl Iterator<Item = &Rule> {
-        let own = self.cluster_roles.get(name).filter(|role| role.aggregates.is_empty()).map(|role| role.rules.as_slice());
+        let own =
+            self.cluster_roles.get(name).filter(|role| role.aggregates.is_empty()).map(|role| role.rules.as_slice());
         let collected = self.aggregated.get(name).map(Vec::as_slice);
         own.or(collected).unwrap_or_default().iter()
     }

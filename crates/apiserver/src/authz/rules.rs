@@ -40,7 +40,10 @@ impl Rule {
 
     /// Reads the `rules` of a role.
     pub fn parse_all(role: &Value) -> Vec<Self> {
-        role.get("rules").and_then(Value::as_array).map(|rules| rules.iter().map(Self::parse).collect()).unwrap_or_default()
+        role.get("rules")
+            .and_then(Value::as_array)
+            .map(|rules| rules.iter().map(Self::parse).collect())
+            .unwrap_or_default()
     }
 
     /// Whether it allows a request.
@@ -66,7 +69,8 @@ impl Rule {
             }
             for group in &self.groups {
                 for resource in &self.resources {
-                    let atom = Self { verbs: one(verb), groups: one(group), resources: one(resource), ..Self::default() };
+                    let atom =
+                        Self { verbs: one(verb), groups: one(group), resources: one(resource), ..Self::default() };
                     match self.names.is_empty() {
                         true => atoms.push(atom),
                         false => atoms.extend(self.names.iter().map(|name| Self { names: one(name), ..atom.clone() })),
@@ -141,7 +145,9 @@ mod tests {
     #[test]
     fn what_a_rule_allows() {
         let rule = |verbs: &[&str], groups: &[&str], resources: &[&str], names: &[&str], urls: &[&str]| {
-            Rule::parse(&json!({"verbs": verbs, "apiGroups": groups, "resources": resources, "resourceNames": names, "nonResourceURLs": urls}))
+            Rule::parse(
+                &json!({"verbs": verbs, "apiGroups": groups, "resources": resources, "resourceNames": names, "nonResourceURLs": urls}),
+            )
         };
         let all = rule(&["*"], &["*"], &["*"], &[], &[]);
         let pods = rule(&["get", "list"], &[""], &["pods"], &[], &[]);
