@@ -41,6 +41,11 @@ impl Resource {
             Api::all_with(client.clone(), &self.api)
         }
     }
+
+    /// The metadata of all its objects.
+    pub(crate) fn metadata(&self, client: &Client) -> Api<Meta> {
+        Api::all_with(client.clone(), &self.api)
+    }
 }
 
 /// Metadata of an object of any kind.

@@ -17,11 +17,14 @@
 mod adopt;
 mod control;
 mod create;
+mod daemonset;
 mod deployment;
 mod discover;
 mod endpoints;
 mod expectations;
 mod furnish;
+mod garbage;
+mod history;
 mod namespace;
 mod node;
 mod owner;
@@ -62,7 +65,9 @@ pub async fn run(config: Config, token: CancellationToken) {
     deployment::start(&shared);
     replicas::start::<ReplicaSet>(&shared);
     replicas::start::<ReplicationController>(&shared);
+    daemonset::start(&shared);
     endpoints::start(&shared);
+    garbage::start(&shared);
     namespace::start(&shared);
     node::start(&shared, &config.cluster_cidr, config.node_cidr_mask);
     token.cancelled().await;

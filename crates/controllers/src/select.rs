@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::api::core::v1::{Node, NodeSelectorRequirement, NodeSelectorTerm, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 
 /// Labels as objects carry them.
@@ -34,6 +35,44 @@ pub(crate) fn is_empty(selector: &LabelSelector) -> bool {
 /// Whether every pair of `wanted` is among `labels`.
 pub(crate) fn contains(labels: Option<&Labels>, wanted: &Labels) -> bool {
     wanted.iter().all(|(k, v)| labels.and_then(|l| l.get(k)) == Some(v))
+}
+
+/// Whether the node satisfies the pod's `nodeSelector` and required node affinity.
+pub(crate) fn node_wanted(spec: &PodSpec, node: &Node) -> bool {
+    let labels = node.metadata.labels.as_ref();
+    let simple = spec.node_selector.as_ref().is_none_or(|wanted| contains(labels, wanted));
+    let affinity = spec.affinity.as_ref().and_then(|a| a.node_affinity.as_ref());
+    let required = affinity.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
+    simple && required.is_none_or(|r| r.node_selector_terms.iter().any(|t| node_term(t, node)))
+}
+
+/// Whether all requirements of a term match; a term without any matches nothing.
+fn node_term(term: &NodeSelectorTerm, node: &Node) -> bool {
+    let label = |key: &str| node.metadata.labels.as_ref().and_then(|l| l.get(key)).map(String::as_str);
+    let field = |key: &str| node.metadata.name.as_deref().filter(|_| key == "metadata.name");
+    let expressions = term.match_expressions.as_deref().unwrap_or_default();
+    let fields = term.match_fields.as_deref().unwrap_or_default();
+    !(expressions.is_empty() && fields.is_empty())
+        && expressions.iter().all(|r| node_requirement(r, label(&r.key)))
+        && fields.iter().all(|r| node_requirement(r, field(&r.key)))
+}
+
+fn node_requirement(r: &NodeSelectorRequirement, value: Option<&str>) -> bool {
+    let values = r.values.as_deref().unwrap_or_default();
+    let listed = value.is_some_and(|v| values.iter().any(|x| x == v));
+    let compare = |f: fn(&i64, &i64) -> bool| {
+        let number = value.and_then(|v| v.parse::<i64>().ok()).zip(values.first().and_then(|v| v.parse().ok()));
+        number.is_some_and(|(v, limit)| f(&v, &limit))
+    };
+    match r.operator.as_str() {
+        "In" => listed,
+        "NotIn" => !listed,
+        "Exists" => value.is_some(),
+        "DoesNotExist" => value.is_none(),
+        "Gt" => compare(i64::gt),
+        "Lt" => compare(i64::lt),
+        _ => false,
+    }
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use serde_json::json;
 
 pub(crate) use self::bounds::scaled;
 use self::plan::Action;
-pub(crate) use self::revision::name_of;
+pub(crate) use self::revision::template_hash;
 use crate::adopt::claim_all;
 use crate::control::{Controller, Error, Loop, Queue, Shared, Step, code, is_namespace_terminating, message};
 use crate::{owner, pods, select};

@@ -1,12 +1,13 @@
 //! Nodes: whether they are alive, what that means for pods, and which network their pods get.
 
-pub(crate) mod health;
+mod health;
 mod ipam;
 mod pods;
 mod taints;
 
 use std::sync::Arc;
 
+pub(crate) use self::taints::tolerates;
 use crate::control::Shared;
 
 /// Starts the controllers of nodes. Without a `cluster_cidr` nodes get no pod network.
