@@ -54,7 +54,6 @@ pub(super) fn first(spec: &ContainerSpec, stdio: Stdio, sync: &OwnedFd) -> Failu
 /// A further process of a container; `target` is the container's first process.
 pub(super) fn further(process: &Process, v1: &[PathBuf], target: &OwnedFd, stdio: Stdio, sync: &OwnedFd) -> Failure {
     let run = || -> Result<(), Failure> {
-        let target = target.try_clone().map_err(step("dup"))?;
         // The machine's cgroup folders are out of sight once inside.
         join_cgroups(v1)?;
         let into = ThreadNameSpaceType::MOUNT | ThreadNameSpaceType::CONTROL_GROUP;
