@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::index::{LayerUse, Record};
 use crate::spec::{Descriptor, ImageConfig};
 use crate::store::{Pins, Store};
+use crate::trash;
 use crate::tree::Attributes;
 use crate::unpack::{self, Layer};
 use futures::stream::{FuturesUnordered, TryStreamExt};
@@ -34,14 +35,15 @@ pub(crate) struct Plan {
 pub(crate) type Source = Box<dyn FnOnce(&Store) -> Result<Box<dyn Read + Send>> + Send>;
 
 /// A directory that goes away unless it was moved into place.
-struct Scratch(PathBuf);
+struct Scratch {
+    root: PathBuf,
+    path: PathBuf,
+}
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.0)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            tracing::warn!(path = %self.0.display(), %error, "cannot be removed");
+        if let Some(doomed) = trash::discard(&self.root, &self.path) {
+            trash::delete(&doomed);
         }
     }
 }
@@ -111,19 +113,19 @@ impl Store {
         let permit = if take_turns { self.unpacks.acquire().await.ok() } else { None };
         let (scratch, layer) = self.blocking(move |store| store.unpack(diff_id, source)).await?;
         drop(permit);
-        pins.commit_layer(&scratch.0, diff_id, layer.bytes)
+        pins.commit_layer(&scratch.path, diff_id, layer.bytes)
     }
 
     fn unpack(&self, diff_id: Digest, source: Source) -> Result<(Scratch, Layer)> {
-        let scratch = Scratch(self.blobs.scratch());
-        let files = scratch.0.join("fs");
+        let scratch = Scratch { root: self.config.root.clone(), path: self.blobs.scratch() };
+        let files = scratch.path.join("fs");
         fs::create_dir_all(&files).map_err(|e| Error::io("make directory", &files, e))?;
         let (layer, found) = unpack::unpack(source(self)?, &files, &self.config.limits)?;
         if found != diff_id {
             return Err(Error::Mismatch { what: "layer", expected: diff_id, found });
         }
         let text = serde_json::to_vec(&layer).map_err(|e| Error::damaged("a layer's summary", e))?;
-        crate::index::replace(&scratch.0.join("layer.json"), &text, false)?;
+        crate::index::replace(&scratch.path.join("layer.json"), &text, false)?;
         Ok((scratch, layer))
     }
 
@@ -158,8 +160,10 @@ impl Store {
     }
 
     fn record(&self, plan: &Plan) -> Result<Record> {
-        let mut blobs: BTreeSet<Digest> = plan.layers.iter().map(|layer| layer.digest).collect();
-        blobs.extend(&plan.documents);
+        let mut blobs: BTreeSet<Digest> = plan.documents.iter().copied().collect();
+        if self.config.keep_packed {
+            blobs.extend(plan.layers.iter().map(|layer| layer.digest));
+        }
         blobs.insert(plan.id);
         let mut layers = Vec::new();
         for diff_id in &plan.config.rootfs.diff_ids {

@@ -37,6 +37,7 @@ mod snapshot;
 mod spec;
 mod store;
 mod tar;
+mod trash;
 mod tree;
 mod unpack;
 

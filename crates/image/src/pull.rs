@@ -268,7 +268,9 @@ impl Pull {
     ) -> Result<()> {
         let _room = room.acquire().await;
         let one = self.store.blob_locks.lock(layer.digest).await;
-        if pins.blob(layer.digest) {
+        if !self.store.config.keep_packed && pins.layer(diff_id) {
+            // Unpacked is all that is needed.
+        } else if pins.blob(layer.digest) {
             drop(one);
             let digest = layer.digest;
             let source: Source = Box::new(move |store| Ok(Box::new(store.blobs.open_blob(digest)?)));

@@ -8,10 +8,12 @@ use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::index::Record;
 use crate::overlay::{self, Mount};
-use crate::store::{Store, discard, empty_trash};
+use crate::store::Store;
+use crate::trash;
 use crate::tree::{self, Tree};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -89,7 +91,7 @@ impl Store {
             let made = store.make_directories(&id, &record, &snapshot);
             if made.is_err() {
                 store.state.lock().snapshots.remove(&id);
-                discard(store.root(), &store.snapshot_path(&id));
+                trash::discard(store.root(), &store.snapshot_path(&id));
             }
             made?;
             Ok(store.describe(&id, &snapshot))
@@ -142,7 +144,7 @@ impl Store {
         let id = id.to_owned();
         self.blocking(move |store| {
             store.unmount_now(&id)?;
-            discard(store.root(), &store.snapshot_path(&id));
+            let doomed = trash::discard(store.root(), &store.snapshot_path(&id));
             let orphans = {
                 let mut state = store.state.lock();
                 let removed = state.snapshots.remove(&id);
@@ -154,7 +156,9 @@ impl Store {
             if orphans {
                 store.sweep();
             }
-            empty_trash(&store.root().join("trash"));
+            if let Some(doomed) = doomed {
+                trash::delete(&doomed);
+            }
             Ok(())
         })
         .await
@@ -229,7 +233,7 @@ impl Store {
         }
         let files = path.join("fs");
         let mut tree = Tree::open(&files)?;
-        let failed = |errno: rustix::io::Errno| Error::io("set the owner of", &files, errno);
+        let failed = |errno: Errno| Error::io("set the owner of", &files, errno);
         for (name, attributes) in &record.directories {
             let refused = |failure: tree::Failure| failure.into_error(name.as_bytes());
             let name = tree::Name::parse(name.as_bytes()).map_err(|e| Error::entry(name.as_bytes(), e))?;
@@ -263,13 +267,11 @@ impl Store {
 
     pub(crate) fn measure(&self, id: &str) -> Result<Usage> {
         let path = self.snapshot_path(id).join("fs");
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let opened = rustix::fs::open(&path, flags, Mode::empty());
         let mut usage = Usage::default();
-        let measured = opened.and_then(|fd| add_usage(&fd, &mut usage, &mut HashSet::new(), 0));
+        let measured = rustix::fs::open(&path, DIRECTORY, Mode::empty()).and_then(|fd| add_usage(fd, &mut usage));
         match measured {
             // Removed meanwhile.
-            Err(rustix::io::Errno::NOENT) => Ok(Usage::default()),
+            Err(Errno::NOENT) => Ok(Usage::default()),
             other => other.map(|()| usage).map_err(|e| Error::io("measure", path, e)),
         }
     }
@@ -309,38 +311,63 @@ pub(crate) fn adopt(root: &Path) -> Result<HashMap<String, Snapshot>> {
             Some(snapshot) => {
                 all.insert(id.to_owned(), snapshot);
             }
-            None => discard(root, &path),
+            None => {
+                trash::discard(root, &path);
+            }
         }
     }
     Ok(all)
 }
 
-/// Adds up a directory without following links, hard links once.
-fn add_usage(
-    directory: &OwnedFd,
-    usage: &mut Usage,
-    links: &mut HashSet<(u64, u64)>,
-    depth: u32,
-) -> Result<(), rustix::io::Errno> {
-    const DEPTH_MAX: u32 = 200;
-    for entry in rustix::fs::Dir::read_from(directory)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        if matches!(name.to_bytes(), b"." | b"..") {
-            continue;
-        }
-        let Ok(stat) = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
-        if stat.st_nlink > 1 && !tree::is_directory(&stat) && !links.insert((stat.st_dev, stat.st_ino)) {
-            continue;
-        }
-        usage.inodes += 1;
-        usage.bytes += u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
-        if tree::is_directory(&stat) && depth < DEPTH_MAX {
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            if let Ok(fd) = rustix::fs::openat(directory, name, flags, Mode::empty()) {
-                add_usage(&fd, usage, links, depth + 1)?;
+/// Adds up a directory, hard links once, without following links.
+///
+/// It holds one directory open at a time, however deep a container nested them, and goes back up by `..`, checking that
+/// it arrives where it came from; the container may move things while we look.
+fn add_usage(top: OwnedFd, usage: &mut Usage) -> Result<(), Errno> {
+    let mut links = HashSet::new();
+    let identity = |fd: &OwnedFd| rustix::fs::fstat(fd).map(|stat| (stat.st_dev, stat.st_ino));
+    let mut stack = vec![(identity(&top)?, add_directory(&top, usage, &mut links)?)];
+    let mut at = top;
+    while let Some((_, below)) = stack.last_mut() {
+        let next = match below.pop() {
+            Some(name) => rustix::fs::openat(&at, name, DIRECTORY | OFlags::NOFOLLOW, Mode::empty()),
+            None => {
+                stack.pop();
+                let Some((parent, _)) = stack.last() else { break };
+                let up = rustix::fs::openat(&at, "..", DIRECTORY, Mode::empty())?;
+                if identity(&up)? != *parent {
+                    return Ok(());
+                }
+                at = up;
+                continue;
             }
+        };
+        // Gone or replaced meanwhile: passed over.
+        if let Ok(fd) = next {
+            stack.push((identity(&fd)?, add_directory(&fd, usage, &mut links)?));
+            at = fd;
         }
     }
     Ok(())
+}
+
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+/// Adds what is directly in a directory and returns the directories in it.
+fn add_directory(
+    directory: &OwnedFd,
+    usage: &mut Usage,
+    links: &mut HashSet<(u64, u64)>,
+) -> Result<Vec<Vec<u8>>, Errno> {
+    let mut below = trash::names(directory)?;
+    below.retain(|name| {
+        let Ok(stat) = rustix::fs::statat(directory, name.as_slice(), AtFlags::SYMLINK_NOFOLLOW) else { return false };
+        let is_directory = tree::is_directory(&stat);
+        if is_directory || stat.st_nlink == 1 || links.insert((stat.st_dev, stat.st_ino)) {
+            usage.inodes += 1;
+            usage.bytes += u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
+        }
+        is_directory
+    });
+    Ok(below)
 }

@@ -10,9 +10,10 @@ use crate::pull::Pulls;
 use crate::reference::Reference;
 use crate::snapshot::Snapshot;
 use crate::spec::{ImageConfig, Platform};
+use crate::trash;
 use parking_lot::Mutex;
 use rustix::fs::FlockOperation;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -36,6 +37,9 @@ pub struct Config {
     pub platform: Platform,
     /// Whether a new image is flushed to the disk before it is listed.
     pub durable: bool,
+    /// Whether the packed layers stay when they are unpacked: a registry that serves from this store needs them,
+    /// containers do not.
+    pub keep_packed: bool,
 }
 
 impl Config {
@@ -49,6 +53,7 @@ impl Config {
             limits: Limits::default(),
             platform: Platform::host(),
             durable: true,
+            keep_packed: true,
         }
     }
 }
@@ -208,13 +213,15 @@ impl Store {
         }
         private(&root)?;
         let lock = lock(&root)?;
-        let index = Index::load(&root)?;
-        discard(&root, &root.join("ingest"));
+        let mut index = Index::load(&root)?;
+        let layers = layers_on_disk(&root, &index)?;
+        drop_damaged(&mut index, &layers);
+        trash::discard(&root, &root.join("ingest"));
         let blobs = Blobs::open(&root)?;
         let processors = std::thread::available_parallelism().map_or(2, usize::from);
         let state = State {
             blobs: blobs.list()?.into_iter().collect(),
-            layers: layers_on_disk(&root, &index)?,
+            layers,
             snapshots: crate::snapshot::adopt(&root)?,
             index: Arc::new(index),
             pins: HashMap::new(),
@@ -235,7 +242,7 @@ impl Store {
         store.set_aside();
         let trash = root.join("trash");
         if fs::read_dir(&trash).is_ok_and(|mut entries| entries.next().is_some()) {
-            *store.cleaner.lock() = Some(std::thread::spawn(move || empty_trash(&trash)));
+            *store.cleaner.lock() = Some(std::thread::spawn(move || trash::empty(&trash)));
         }
         Ok(store)
     }
@@ -342,21 +349,24 @@ impl Store {
         .await
     }
 
+    /// What images take on disk, without snapshots: known without looking.
+    pub fn image_usage(&self) -> DiskUsage {
+        let state = self.state.lock();
+        DiskUsage {
+            blob_bytes: state.blobs.values().sum(),
+            layer_bytes: state.layers.values().sum(),
+            ..DiskUsage::default()
+        }
+    }
+
     /// What the store takes on disk. Snapshots are measured file by file.
     ///
     /// # Errors
     /// A directory cannot be read.
     pub async fn disk_usage(self: &Arc<Self>) -> Result<DiskUsage> {
         self.blocking(|store| {
-            let (mut usage, snapshots) = {
-                let state = store.state.lock();
-                let usage = DiskUsage {
-                    blob_bytes: state.blobs.values().sum(),
-                    layer_bytes: state.layers.values().sum(),
-                    ..DiskUsage::default()
-                };
-                (usage, state.snapshots.keys().cloned().collect::<Vec<_>>())
-            };
+            let mut usage = store.image_usage();
+            let snapshots: Vec<String> = store.state.lock().snapshots.keys().cloned().collect();
             for id in snapshots {
                 let one = store.measure(&id)?;
                 usage.snapshot_bytes += one.bytes;
@@ -407,13 +417,13 @@ impl Store {
 
     /// Removes content and layers that no image, snapshot or operation needs.
     pub(crate) fn sweep(&self) {
-        if self.set_aside() {
-            empty_trash(&self.config.root.join("trash"));
+        for doomed in self.set_aside() {
+            trash::delete(&doomed);
         }
     }
 
-    /// Moves out of the way what nothing needs; says whether there was anything.
-    fn set_aside(&self) -> bool {
+    /// Moves to the trash what nothing needs, which takes no time, and says what to delete.
+    fn set_aside(&self) -> Vec<PathBuf> {
         let mut guard = self.state.lock();
         let state = &mut *guard;
         let index = state.index.clone();
@@ -421,19 +431,18 @@ impl Store {
         let used = state.snapshots.values().flat_map(|snapshot| snapshot.layers.iter().copied());
         let of_images = index.images.values().flat_map(|record| record.layers.iter().map(|layer| layer.diff_id));
         let layers: HashSet<Digest> = of_images.chain(used).collect();
-        let mut found = false;
+        let mut doomed = Vec::new();
         let pins = &state.pins;
         let mut aside = |digest: &Digest, path: PathBuf, live: &HashSet<Digest>| {
             let dead = !live.contains(digest) && !pins.contains_key(digest);
             if dead {
-                discard(&self.config.root, &path);
-                found = true;
+                doomed.extend(trash::discard(&self.config.root, &path));
             }
             !dead
         };
         state.blobs.retain(|digest, _| aside(digest, self.blobs.path(*digest), &blobs));
         state.layers.retain(|digest, _| aside(digest, self.layer_path(*digest), &layers));
-        found
+        doomed
     }
 }
 
@@ -528,37 +537,16 @@ fn layers_on_disk(root: &Path, index: &Index) -> Result<HashMap<Digest, u64>> {
             layers.insert(diff_id, known.get(&diff_id).copied().unwrap_or(0));
         }
     }
-    let missing: BTreeSet<_> = known.keys().filter(|diff_id| !layers.contains_key(*diff_id)).collect();
-    if let Some(diff_id) = missing.first() {
-        return Err(Error::damaged(directory.join(diff_id.hex()).display().to_string(), "the layer is missing"));
-    }
     Ok(layers)
 }
 
-/// Moves a file or directory to the trash, where `empty_trash` finds it.
-pub(crate) fn discard(root: &Path, path: &Path) {
-    let name = format!("{:016x}", fastrand::u64(..));
-    match fs::rename(path, root.join("trash").join(name)) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            tracing::warn!(path = %path.display(), error = %e, "cannot be moved to the trash");
+/// Forgets images whose layers somebody removed by hand: they can be pulled or imported again.
+fn drop_damaged(index: &mut Index, layers: &HashMap<Digest, u64>) {
+    index.images.retain(|id, record| {
+        let missing = record.layers.iter().find(|layer| !layers.contains_key(&layer.diff_id));
+        if let Some(layer) = missing {
+            tracing::warn!(image = %id, names = ?record.names, layer = %layer.diff_id, "forgotten: a layer is missing");
         }
-        _ => {}
-    }
-}
-
-/// Deletes what is in the trash. Several may do so at once; what one cannot delete the next open tries again.
-pub(crate) fn empty_trash(trash: &Path) {
-    let Ok(entries) = fs::read_dir(trash) else { return };
-    for entry in entries.flatten() {
-        let path = entry.path();
-        let removed = match entry.file_type() {
-            Ok(kind) if kind.is_dir() => fs::remove_dir_all(&path),
-            _ => fs::remove_file(&path),
-        };
-        if let Err(error) = removed
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            tracing::warn!(path = %path.display(), %error, "cannot be removed");
-        }
-    }
+        missing.is_none()
+    });
 }

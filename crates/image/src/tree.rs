@@ -18,6 +18,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 const PATH_LENGTH_MAX: usize = 4096;
+/// A directory that a later entry replaces may be nested this deep.
+const REPLACED_DEPTH_MAX: u32 = 200;
 pub(crate) const OPAQUE: &str = "trusted.overlay.opaque";
 
 /// Owner, mode and time of a file.
@@ -309,7 +311,7 @@ impl Tree {
     /// Removes a name and all below it.
     fn remove(&mut self, parent: &OwnedFd, base: &[u8]) -> Result<(), Failure> {
         self.cached = None;
-        remove_all(parent.as_fd(), base).map_err(Failure::of("replace"))
+        remove_all(parent.as_fd(), base, 0).map_err(Failure::of("replace"))
     }
 }
 
@@ -319,22 +321,15 @@ fn open_child(parent: &OwnedFd, base: &[u8]) -> Result<OwnedFd, Failure> {
 }
 
 /// Removes a file, or a directory with all it has; links are removed, not followed.
-pub(crate) fn remove_all(parent: BorrowedFd<'_>, base: &[u8]) -> Result<(), Errno> {
+fn remove_all(parent: BorrowedFd<'_>, base: &[u8], depth: u32) -> Result<(), Errno> {
     match fs::unlinkat(parent, base, AtFlags::empty()) {
-        Err(Errno::ISDIR | Errno::PERM) => {}
+        Err(Errno::ISDIR | Errno::PERM) if depth < REPLACED_DEPTH_MAX => {}
+        Err(Errno::ISDIR | Errno::PERM) => return Err(Errno::NAMETOOLONG),
         other => return other,
     }
     let fd = fs::openat(parent, base, directory_flags() | OFlags::NOFOLLOW, Mode::empty())?;
-    // Names are gathered first: removing while reading may skip some.
-    let mut names = Vec::new();
-    for entry in fs::Dir::read_from(&fd)? {
-        let name = entry?.file_name().to_bytes().to_vec();
-        if name != b"." && name != b".." {
-            names.push(name);
-        }
-    }
-    for name in names {
-        remove_all(fd.as_fd(), &name)?;
+    for name in crate::trash::names(&fd)? {
+        remove_all(fd.as_fd(), &name, depth + 1)?;
     }
     fs::unlinkat(parent, base, AtFlags::REMOVEDIR)
 }
