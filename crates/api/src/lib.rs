@@ -17,5 +17,6 @@ pub mod columns;
 mod defaults;
 pub mod fields;
 mod look;
+pub mod validate;
 
 pub use defaults::default;

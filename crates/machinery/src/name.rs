@@ -85,7 +85,7 @@ pub fn qualified_name(text: &str) -> Vec<String> {
         (Some(prefix), Some(name), None) => (Some(prefix), name),
         _ => {
             return vec![format!(
-                "a qualified name {RULE} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')"
+                "a valid label key {RULE} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')"
             )];
         }
     };

@@ -21,9 +21,11 @@ pub struct ColumnDefinition {
     /// The heading, as upstream spells it: `Up-to-date`.
     pub name: &'static str,
     /// `string`, `integer`, `boolean` or `date`.
-    pub ty: &'static str,
+    pub kind: &'static str,
     /// `name` for the object's name, or empty.
     pub format: &'static str,
+    /// What the column says; upstream's prose is left out.
+    pub description: &'static str,
     /// 0 for columns always shown, 1 for those of `-o wide`.
     pub priority: i32,
 }
@@ -31,7 +33,7 @@ pub struct ColumnDefinition {
 impl ColumnDefinition {
     /// As a `meta.k8s.io/v1` `TableColumnDefinition`.
     pub fn to_value(&self) -> Value {
-        json!({"name": self.name, "type": self.ty, "format": self.format, "description": "", "priority": self.priority})
+        json!({"name": self.name, "type": self.kind, "format": self.format, "description": self.description, "priority": self.priority})
     }
 }
 
@@ -69,8 +71,8 @@ fn own_cells(group: &str, kind: &str, object: &Value, now: Timestamp) -> Option<
     }
 }
 
-fn column(name: &'static str, ty: &'static str, format: &'static str) -> ColumnDefinition {
-    ColumnDefinition { name, ty, format, priority: 0 }
+fn column(name: &'static str, kind: &'static str, format: &'static str) -> ColumnDefinition {
+    ColumnDefinition { name, kind, format, description: "", priority: 0 }
 }
 
 fn is_builtin(group: &str, kind: &str) -> bool {
@@ -86,14 +88,14 @@ fn table() -> &'static Columns {
 
 fn parse(line: &'static str) -> ((&'static str, &'static str), Vec<ColumnDefinition>) {
     let mut parts = line.split('\t');
-    let kind = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    let key = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
     let columns = parts.map(|part| {
         let mut facts = part.split('|');
         let mut next = || facts.next().unwrap_or_default();
-        let (name, ty, format) = (next(), next(), next());
-        ColumnDefinition { name, ty, format, priority: next().parse().unwrap_or_default() }
+        let (name, kind, format) = (next(), next(), next());
+        ColumnDefinition { name, kind, format, description: "", priority: next().parse().unwrap_or_default() }
     });
-    (kind, columns.collect())
+    (key, columns.collect())
 }
 
 /// The age of an object, or `<unknown>`.

@@ -1,0 +1,91 @@
+//! What is wrong with an object, or with the change of one, in upstream's paths and words.
+//!
+//! Objects come checked against their schema and defaulted. Kinds without checks of their own get those of their metadata and
+//! what the schema alone says.
+
+mod at;
+mod config;
+mod containers;
+mod generic;
+mod meta;
+mod pod;
+mod probes;
+mod rbac;
+mod resources;
+mod scheduling;
+mod security;
+mod services;
+mod text;
+mod volumes;
+mod workloads;
+
+use at::{At, Errors};
+use machinery::field::FieldError;
+use serde_json::Value;
+
+/// What is wrong with a new object, after its name was generated. Empty when it is good.
+pub fn create(group: &str, version: &str, kind: &str, object: &Value) -> Vec<FieldError> {
+    let mut errors = Errors::default();
+    meta::create(group, kind, object, &mut errors);
+    match (group, kind) {
+        ("", "Pod") => pod::create(object, &mut errors),
+        ("", "PodTemplate") => pod::template(&object["template"], &At::root("template"), &mut errors),
+        ("", "ReplicationController") | ("apps" | "batch", _) => workloads::create(kind, object, &mut errors),
+        ("", "Service") => services::service(object, &mut errors),
+        ("", "Endpoints") => services::endpoints(object, &mut errors),
+        ("discovery.k8s.io", "EndpointSlice") => services::endpoint_slice(object, &mut errors),
+        ("", "ConfigMap") => config::config_map(object, &mut errors),
+        ("", "Secret") => config::secret(object, &mut errors),
+        ("", "Node") => config::node(object, &mut errors),
+        ("", "PersistentVolumeClaim") => config::persistent_volume_claim(object, &mut errors),
+        ("", "ResourceQuota") => config::resource_quota(object, &mut errors),
+        ("", "LimitRange") => config::limit_range(object, &mut errors),
+        ("", "Namespace" | "ServiceAccount" | "Event") | ("events.k8s.io", "Event") => {}
+        ("coordination.k8s.io", "Lease") => config::lease(object, &mut errors),
+        ("scheduling.k8s.io", "PriorityClass") => config::priority_class(object, &mut errors),
+        ("rbac.authorization.k8s.io", "Role" | "ClusterRole") => rbac::role(object, kind == "Role", &mut errors),
+        ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => {
+            rbac::binding(object, kind == "RoleBinding", &mut errors);
+        }
+        _ => generic::check(group, version, kind, object, &mut errors),
+    }
+    errors.0
+}
+
+/// What is wrong with the change of an object. Empty when it is good.
+pub fn update(group: &str, version: &str, kind: &str, new: &Value, old: &Value) -> Vec<FieldError> {
+    let mut errors = Errors::default();
+    meta::update(new, old, &mut errors);
+    match (group, kind) {
+        ("", "Pod") => pod::update(new, old, &mut errors),
+        ("", "PodTemplate") => pod::template(&new["template"], &At::root("template"), &mut errors),
+        ("", "ReplicationController") | ("apps" | "batch", _) => workloads::update(kind, new, old, &mut errors),
+        ("", "Service") => services::service_update(new, old, &mut errors),
+        ("", "Endpoints") => services::endpoints(new, &mut errors),
+        ("discovery.k8s.io", "EndpointSlice") => {
+            errors.immutable_fields(new, old, &["addressType"]);
+            services::endpoint_slice(new, &mut errors);
+        }
+        ("", "ConfigMap") => config::config_map_update(new, old, &mut errors),
+        ("", "Secret") => config::secret_update(new, old, &mut errors),
+        ("", "Node") => config::node_update(new, old, &mut errors),
+        ("", "PersistentVolumeClaim") => config::persistent_volume_claim_update(new, old, &mut errors),
+        ("", "ResourceQuota") => config::resource_quota(new, &mut errors),
+        ("", "LimitRange") => config::limit_range(new, &mut errors),
+        ("", "Namespace" | "ServiceAccount" | "Event") | ("events.k8s.io", "Event") => {}
+        ("coordination.k8s.io", "Lease") => config::lease(new, &mut errors),
+        ("scheduling.k8s.io", "PriorityClass") => config::priority_class_update(new, old, &mut errors),
+        ("storage.k8s.io", "StorageClass") => {
+            errors.immutable_fields(new, old, &["provisioner", "parameters", "reclaimPolicy", "volumeBindingMode"]);
+        }
+        ("rbac.authorization.k8s.io", "Role" | "ClusterRole") => rbac::role(new, kind == "Role", &mut errors),
+        ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => {
+            rbac::binding_update(new, old, kind == "RoleBinding", &mut errors);
+        }
+        _ => generic::check(group, version, kind, new, &mut errors),
+    }
+    errors.0
+}
+
+#[cfg(test)]
+mod tests;
