@@ -1,0 +1,133 @@
+//! Messages: from bytes to a question, from an answer to bytes that fit.
+
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
+use hickory_proto::rr::{DNSClass, Record};
+
+/// What a client that says nothing takes by UDP (RFC 1035).
+const PLAIN_BYTES: u16 = 512;
+/// The most that is sent by UDP: it passes every link without being cut (the advice of DNS Flag Day 2020).
+const UDP_BYTES: u16 = 1232;
+
+/// How a query came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    Udp,
+    Tcp,
+}
+
+/// A query that can be answered.
+pub(crate) struct Question {
+    pub(crate) message: Message,
+    pub(crate) query: Query,
+    pub(crate) way: Way,
+}
+
+/// What to do with received bytes.
+pub(crate) enum Received {
+    Question(Box<Question>),
+    /// Not a question that can be answered: say so.
+    Reject(Vec<u8>),
+    /// Not a query at all: be silent.
+    Ignore,
+}
+
+impl Question {
+    /// The most bytes of an answer.
+    fn limit(&self) -> usize {
+        match (self.way, &self.message.edns) {
+            (Way::Tcp, _) => usize::from(u16::MAX),
+            (Way::Udp, None) => usize::from(PLAIN_BYTES),
+            (Way::Udp, Some(edns)) => usize::from(edns.max_payload().clamp(PLAIN_BYTES, UDP_BYTES)),
+        }
+    }
+}
+
+/// Reads a query.
+pub(crate) fn receive(bytes: &[u8], way: Way) -> Received {
+    let message = match Message::from_vec(bytes) {
+        Ok(message) => message,
+        Err(_) => return malformed(bytes),
+    };
+    if message.metadata.message_type != MessageType::Query {
+        return Received::Ignore;
+    }
+    let reject = |code| Received::Reject(refuse(&message, code));
+    if message.metadata.op_code != OpCode::Query {
+        return reject(ResponseCode::NotImp);
+    }
+    if message.edns.as_ref().is_some_and(|edns| edns.version() > 0) {
+        return reject(ResponseCode::BADVERS);
+    }
+    let [query] = &message.queries[..] else { return reject(ResponseCode::FormErr) };
+    if !matches!(query.query_class(), DNSClass::IN | DNSClass::ANY) {
+        return reject(ResponseCode::Refused);
+    }
+    let query = query.clone();
+    Received::Question(Box::new(Question { message, query, way }))
+}
+
+/// The header may be readable though the rest is not.
+fn malformed(bytes: &[u8]) -> Received {
+    const RESPONSE: u8 = 0x80;
+    match bytes {
+        [high, low, flags, _, ..] if bytes.len() >= 12 && flags & RESPONSE == 0 => {
+            let id = u16::from_be_bytes([*high, *low]);
+            let answer = Message::error_msg(id, OpCode::Query, ResponseCode::FormErr);
+            answer.to_vec().map_or(Received::Ignore, Received::Reject)
+        }
+        _ => Received::Ignore,
+    }
+}
+
+fn refuse(query: &Message, code: ResponseCode) -> Vec<u8> {
+    let mut answer = Message::error_msg(query.metadata.id, query.metadata.op_code, code);
+    answer.queries.clone_from(&query.queries);
+    if query.edns.is_some() {
+        let mut edns = own_edns();
+        edns.set_rcode_high(code.high());
+        answer.edns = Some(edns);
+    }
+    answer.to_vec().unwrap_or_default()
+}
+
+fn own_edns() -> Edns {
+    let mut edns = Edns::new();
+    edns.set_max_payload(UDP_BYTES).set_version(0);
+    edns
+}
+
+/// An answer of ours to a question.
+pub(crate) fn answer(question: &Question, code: ResponseCode, records: Vec<Record>) -> Message {
+    let asked = &question.message.metadata;
+    let mut message = Message::response(asked.id, asked.op_code);
+    message.metadata.recursion_desired = asked.recursion_desired;
+    message.metadata.recursion_available = true;
+    message.metadata.response_code = code;
+    message.queries.push(question.query.clone());
+    message.answers = records;
+    message
+}
+
+/// An answer as bytes that the client takes: what does not fit is left out, and that is said.
+pub(crate) fn fit(question: &Question, mut message: Message) -> Vec<u8> {
+    message.edns = question.message.edns.is_some().then(own_edns);
+    let limit = question.limit();
+    loop {
+        let bytes = message.to_vec().unwrap_or_default();
+        if bytes.len() <= limit {
+            return bytes;
+        }
+        if !message.additionals.is_empty() {
+            message.additionals.clear();
+            continue;
+        }
+        message.metadata.truncation = true;
+        let fitting = message.answers.len() * limit / bytes.len();
+        let fewer = message.answers.len().saturating_sub(1);
+        message.answers.truncate(fitting.min(fewer));
+        if message.answers.is_empty() {
+            message.authorities.clear();
+            return message.to_vec().unwrap_or_default();
+        }
+    }
+}
