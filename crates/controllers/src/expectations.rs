@@ -53,11 +53,6 @@ impl Expectations {
         !all.contains_key(owner)
     }
 
-    /// The owner is gone.
-    pub(crate) fn forget(&self, owner: &str) {
-        self.0.lock().remove(owner);
-    }
-
     /// Events were lost: trust the cache again.
     pub(crate) fn reset(&self) {
         self.0.lock().clear();

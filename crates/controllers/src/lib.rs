@@ -25,6 +25,7 @@ mod expectations;
 mod furnish;
 mod garbage;
 mod history;
+mod job;
 mod namespace;
 mod node;
 mod owner;
@@ -68,6 +69,7 @@ pub async fn run(config: Config, token: CancellationToken) {
     daemonset::start(&shared);
     endpoints::start(&shared);
     garbage::start(&shared);
+    job::start(&shared);
     namespace::start(&shared);
     node::start(&shared, &config.cluster_cidr, config.node_cidr_mask);
     token.cancelled().await;

@@ -119,6 +119,10 @@ impl PodBuilder {
         change(self.0.spec.get_or_insert_default());
         self
     }
+    pub(crate) fn edit_status(mut self, change: impl FnOnce(&mut PodStatus)) -> Self {
+        change(self.status());
+        self
+    }
     pub(crate) fn build(self) -> Pod {
         self.0
     }
