@@ -100,7 +100,7 @@ impl Call {
         let resource = served.resource;
         object["apiVersion"] = served.api_version.clone().into();
         object["kind"] = resource.kind.into();
-        crate::kinds::default(resource.group, resource.version, resource.kind, &mut object);
+        api::default(resource.group, resource.version, resource.kind, &mut object);
         meta::metadata(&mut object).remove("managedFields");
         Ok(object)
     }

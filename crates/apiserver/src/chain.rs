@@ -88,7 +88,7 @@ impl Chain {
 }
 
 /// Upstream's words for what a user may not do.
-fn refusal(attributes: &Attributes, reason: &str) -> Status {
+pub(crate) fn refusal(attributes: &Attributes, reason: &str) -> Status {
     let user = &attributes.user.name;
     let because = if reason.is_empty() { String::new() } else { format!(": {reason}") };
     if !attributes.resource_request {

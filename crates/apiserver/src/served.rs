@@ -116,7 +116,7 @@ pub(crate) fn stored_kinds() -> Vec<KindInfo> {
     let own = stored.filter(|resource| resource.storage_group() == (resource.group, resource.version));
     own.map(|resource| {
         let (group, kind) = (resource.group, resource.kind);
-        let names = crate::kinds::fields::selectable(group, kind, &Value::Null);
+        let names = api::fields::selectable(group, kind, &Value::Null);
         let more = names.iter().any(|(name, _)| !matches!(*name, "metadata.name" | "metadata.namespace"));
         KindInfo {
             group: group.to_owned(),
@@ -126,7 +126,7 @@ pub(crate) fn stored_kinds() -> Vec<KindInfo> {
             namespaced: resource.namespaced,
             relaxed: matches!((group, resource.plural), ("coordination.k8s.io", "leases") | ("", "events")),
             fields: more.then(|| -> Box<crate::cache::entry::SelectableFields> {
-                Box::new(move |object| crate::kinds::fields::selectable(group, kind, object))
+                Box::new(move |object| api::fields::selectable(group, kind, object))
             }),
         }
     })

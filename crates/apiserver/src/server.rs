@@ -145,7 +145,12 @@ impl ApiServer {
         body: RequestBody,
     ) -> Result<Response<Body>, Status> {
         if !info.resource_request {
-            return self.other(&parts, &query);
+            let Some(endpoint) = self.chain.endpoints.get(&("", parts.uri.path(), "")).cloned() else {
+                return self.other(&parts, &query);
+            };
+            let storage = Arc::clone(&self.storage);
+            let request = EndpointRequest { attributes, rest: info.rest, parts, body, storage, dry_run: false };
+            return endpoint.serve(request).await;
         }
         let served = Arc::clone(self.catalogue.find(&info.group, &info.version, &info.resource)?);
         if let Some(endpoint) = self.endpoint(&served, &info.subresource) {

@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) const REGISTRY: &str = "/registry/";
 
 /// How often a read-modify-write is tried before it gives up.
-const UPDATE_TRIES: usize = 100;
+const UPDATE_TRIES: usize = 10_000;
 
 /// What is stored, and how.
 pub struct KindInfo {

@@ -59,7 +59,7 @@ pub(crate) fn of(call: &Call, beta: bool, objects: Vec<Value>, metadata: Option<
 }
 
 fn row(resource: &Resource, object: Value, include: Include, beta: bool) -> Value {
-    let cells = crate::kinds::columns::row(resource.group, resource.kind, &object, jiff::Timestamp::now());
+    let cells = api::columns::row(resource.group, resource.kind, &object, jiff::Timestamp::now());
     let mut row = Map::new();
     row.insert("cells".to_owned(), cells.into());
     match include {
@@ -72,13 +72,6 @@ fn row(resource: &Resource, object: Value, include: Include, beta: bool) -> Valu
         }
     }
     Value::Object(row)
-}
-
-fn column(column: &crate::kinds::columns::ColumnDefinition) -> Value {
-    json!({
-        "name": column.name, "type": column.kind, "format": column.format,
-        "description": column.description, "priority": column.priority,
-    })
 }
 
 /// One object of a watch; columns come with the first.
@@ -98,5 +91,5 @@ pub(crate) fn bookmark(metadata: Value, beta: bool) -> Value {
 }
 
 fn definitions(resource: &Resource) -> Value {
-    crate::kinds::columns::columns(resource.group, resource.kind).iter().map(column).collect()
+    api::columns::columns(resource.group, resource.kind).iter().map(api::columns::ColumnDefinition::to_value).collect()
 }

@@ -1,4 +1,4 @@
-//! The way in from inside the program: a function call that takes the same road as a request on the wire.
+//! The ways in: from inside the program by a function call, from the wire over TLS; both take the same road.
 
 use crate::body::{Body, BodyError};
 use crate::context::{Peer, UserInfo};
@@ -9,6 +9,8 @@ use http::{Request, Response};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 /// Requests of one user of this program, for `kube::Client::new`.
 #[derive(Clone)]
@@ -25,6 +27,24 @@ impl ApiServer {
             user.groups.push("system:authenticated".to_owned());
         }
         InProcess { api: Arc::clone(self), user: Arc::new(user) }
+    }
+}
+
+impl ApiServer {
+    /// Serves a bound listener until `stop` is cancelled, then drains. Without `tls` it speaks plain HTTP, for tests.
+    pub async fn serve(
+        self: &Arc<Self>,
+        listener: TcpListener,
+        tls: Option<Arc<rustls::ServerConfig>>,
+        limits: serve::Limits,
+        stop: CancellationToken,
+    ) {
+        let api = Arc::clone(self);
+        let handler = move |peer: serve::Peer, request: Request<hyper::body::Incoming>| {
+            let peer = Peer { address: Some(peer.address), certificate: peer.certificate, user: None };
+            api.handle(request, peer)
+        };
+        serve::serve(listener, tls, limits, handler, stop).await;
     }
 }
 

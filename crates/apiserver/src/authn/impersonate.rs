@@ -1,6 +1,6 @@
 //! Taking another's place: `Impersonate-User`, `-Group`, `-Uid` and `-Extra-…`, each subject to authorization.
 
-use crate::authz::refusal;
+use crate::chain::refusal;
 use crate::context::{Attributes, Authorizer, Decision, UserInfo};
 use http::HeaderMap;
 use machinery::Status;

@@ -14,7 +14,6 @@ pub use rbac::Rbac;
 pub use rules::Rule;
 
 use crate::context::{Attributes, Authorizer, Decision};
-use machinery::Status;
 use std::sync::Arc;
 
 /// Its members may do everything.
@@ -45,21 +44,4 @@ impl Authorizer for Union {
         }
         Decision::NoOpinion(reasons.join(", "))
     }
-}
-
-/// The answer (403) to a request that nobody allowed, in upstream's words.
-pub fn refusal(attributes: &Attributes, reason: &str) -> Status {
-    let Attributes { user, verb, group, resource, subresource, namespace, name, path, .. } = attributes;
-    let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };
-    if !attributes.resource_request {
-        let why = format!("User {:?} cannot {verb} path {path:?}{reason}", user.name);
-        return Status::forbidden("", "", "", why);
-    }
-    let full = if subresource.is_empty() { resource.clone() } else { format!("{resource}/{subresource}") };
-    let scope = match namespace.is_empty() {
-        true => "at the cluster scope".to_owned(),
-        false => format!("in the namespace {namespace:?}"),
-    };
-    let why = format!("User {:?} cannot {verb} resource {full:?} in API group {group:?} {scope}{reason}", user.name);
-    Status::forbidden(group, resource, name, why)
 }

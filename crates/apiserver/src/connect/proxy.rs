@@ -104,7 +104,10 @@ impl<'a> Asked<'a> {
             [name, port] => Self { scheme: "", name, port },
             [scheme @ ("http" | "https" | ""), name, port] => Self { scheme, name, port },
             _ => {
-                return Err(Status::bad_request(format!("invalid {} request {text:?}", resource.trim_end_matches('s'))));
+                return Err(Status::bad_request(format!(
+                    "invalid {} request {text:?}",
+                    resource.trim_end_matches('s')
+                )));
             }
         };
         match asked.name.is_empty() {

@@ -168,17 +168,13 @@ pub(super) fn selection(call: &Call) -> Result<Selection, Status> {
 /// 400 for fields that objects of this kind cannot be selected by.
 fn known_fields(call: &Call, selector: &FieldSelector) -> Result<(), Status> {
     let resource = call.served.resource;
-    let known = crate::kinds::fields::selectable(resource.group, resource.kind, &Value::Null);
-    for term in selector.terms() {
-        let field = term.field.as_str();
-        let generic = matches!(field, "metadata.name" | "metadata.namespace");
-        if generic || known.iter().any(|(name, _)| *name == field) {
-            continue;
-        }
-        return Err(Status::bad_request(if known.is_empty() {
-            format!("{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")
-        } else {
+    let mut fields = selector.terms().iter().map(|term| term.field.as_str());
+    if let Some(field) = fields.find(|field| !api::fields::is_selectable(resource.group, resource.kind, field)) {
+        let others = api::fields::selectable(resource.group, resource.kind, &Value::Null).len() > 2;
+        return Err(Status::bad_request(if others {
             format!("field label not supported: {field}")
+        } else {
+            format!("{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")
         }));
     }
     Ok(())

@@ -14,7 +14,7 @@ use serde_json::Value;
 use std::sync::Arc;
 
 /// How often a change is tried when others write in between.
-const TRIES: usize = 30;
+const TRIES: usize = 10_000;
 
 /// What a write changes.
 #[derive(Clone, Copy, Debug)]
