@@ -112,22 +112,27 @@ pub(crate) fn answer(question: &Question, code: ResponseCode, records: Vec<Recor
 pub(crate) fn fit(question: &Question, mut message: Message) -> Vec<u8> {
     message.edns = question.message.edns.is_some().then(own_edns);
     let limit = question.limit();
-    loop {
-        let bytes = message.to_vec().unwrap_or_default();
-        if bytes.len() <= limit {
-            return bytes;
-        }
-        if !message.additionals.is_empty() {
-            message.additionals.clear();
-            continue;
-        }
-        message.metadata.truncation = true;
-        let fitting = message.answers.len() * limit / bytes.len();
-        let fewer = message.answers.len().saturating_sub(1);
-        message.answers.truncate(fitting.min(fewer));
-        if message.answers.is_empty() {
-            message.authorities.clear();
-            return message.to_vec().unwrap_or_default();
-        }
+    let encode = |message: &Message| message.to_vec().unwrap_or_default();
+    let whole = encode(&message);
+    if whole.len() <= limit {
+        return whole;
     }
+    message.additionals.clear();
+    let without = encode(&message);
+    if without.len() <= limit {
+        return without;
+    }
+    message.metadata.truncation = true;
+    let answers = std::mem::take(&mut message.answers);
+    let mut with = |count: usize| {
+        message.answers = answers[..count].to_vec();
+        encode(&message)
+    };
+    // The largest count that fits, by bisection: how names are compressed makes sizes hard to foresee.
+    let (mut fits, mut not) = (0, answers.len());
+    while fits + 1 < not {
+        let middle = usize::midpoint(fits, not);
+        if with(middle).len() <= limit { fits = middle } else { not = middle }
+    }
+    with(fits)
 }

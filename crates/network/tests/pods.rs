@@ -1,4 +1,5 @@
 //! The pod network with real namespaces: who reaches whom, as whom, and what is left afterwards.
+#![allow(clippy::unwrap_used)] // helpers of tests, where a panic is the failure
 
 mod world;
 

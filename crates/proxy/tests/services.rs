@@ -1,4 +1,5 @@
 //! Services with a real kernel: who reaches whom, as whom, through every front a Service has.
+#![allow(clippy::unwrap_used)] // helpers of tests, where a panic is the failure
 
 mod api;
 #[path = "../../network/tests/world/mod.rs"]

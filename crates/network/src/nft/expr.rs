@@ -80,6 +80,9 @@ pub(crate) fn combined(kinds: &[Kind]) -> (u32, u32) {
     }
 }
 
+/// A key and its data, as bytes for registers.
+pub type Pair = (Box<[u8]>, Box<[u8]>);
+
 /// One step of a rule. A step that does not match ends the rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Expr {
@@ -177,7 +180,7 @@ pub enum Expr {
         /// The types of key and data.
         kinds: (Vec<Kind>, Vec<Kind>),
         /// Its elements.
-        elements: Vec<(Box<[u8]>, Box<[u8]>)>,
+        elements: Vec<Pair>,
         /// Where the key is.
         key: Register,
         /// Where the data goes.

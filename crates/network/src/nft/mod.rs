@@ -14,7 +14,7 @@ mod expr;
 mod table;
 
 pub use build::{Fields, Load, Transport};
-pub use expr::{Compare, Data, Expr, Kind, Register, Rule, Verdict};
+pub use expr::{Compare, Data, Expr, Kind, Pair, Register, Rule, Verdict};
 pub use table::{
     Chain, Element, Fragment, FragmentId, Hook, HookPoint, NftError, SetHolds, SetSpec, Skeleton, Table, TableStats,
 };
