@@ -152,12 +152,12 @@ func goldenObject(document json.RawMessage) (any, error) {
 	if s := strategyOf(l.gvk.GroupKind()); s != nil {
 		ctx := requestFor(l, s.NamespaceScoped())
 		result.Validated = true
-		before := l.internal.DeepCopyObject()
-		s.PrepareForCreate(ctx, before)
-		if result.Prepared, err = l.scheme.UnsafeConvertToVersion(before, l.gvk.GroupVersion()); err != nil {
-			return nil, err
+		if l.gvk.Kind == "Secret" {
+			// The write-only field is folded in by the conversion to the internal type, not by defaulting.
+			if result.Prepared, err = l.scheme.ConvertToVersion(l.internal.DeepCopyObject(), l.gvk.GroupVersion()); err != nil {
+				return nil, err
+			}
 		}
-		result.Prepared.GetObjectKind().SetGroupVersionKind(l.gvk)
 		if accessor, err := meta.Accessor(l.internal); err == nil {
 			rest.FillObjectMetaSystemFields(accessor)
 		}

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::OnceLock;
 
 /// Recorded from upstream's discovery by `tools/discovery` and `tools/schemagen`.
-const TEXT: &str = include_str!("../data/catalogue.txt");
+pub(crate) const TEXT: &str = include_str!("../data/catalogue.txt");
 
 /// A resource of one group and version.
 #[derive(Clone, Debug)]

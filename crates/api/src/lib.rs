@@ -17,6 +17,7 @@ pub mod columns;
 mod defaults;
 pub mod fields;
 mod look;
+pub mod openapi;
 pub mod validate;
 
 pub use defaults::default;

@@ -348,6 +348,8 @@ impl fmt::Debug for FieldRef<'_> {
     }
 }
 
+/// The words of a list, an empty one among them where the list has others.
 fn words(list: &str) -> impl Iterator<Item = &str> {
-    list.split(',').filter(|w| !w.is_empty())
+    let all = (!list.is_empty()).then(|| list.split(','));
+    all.into_iter().flatten()
 }

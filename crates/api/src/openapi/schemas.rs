@@ -1,0 +1,190 @@
+//! The schemas of structs, as they are referred to.
+
+use super::Dialect;
+use machinery::schema::{FieldRef, ListType, Schema, Shape, StructRef, TypeRef};
+use serde_json::{Map, Value, json};
+use std::collections::HashMap;
+
+/// Gathers the structs that a document refers to.
+pub(super) struct Collector {
+    pub(super) dialect: Dialect,
+    done: Map<String, Value>,
+    queue: Vec<StructRef<'static>>,
+    /// The kinds of each struct: group, version, kind.
+    kinds: HashMap<usize, Vec<[&'static str; 3]>>,
+}
+
+impl Collector {
+    pub(super) fn new(dialect: Dialect) -> Collector {
+        let mut kinds: HashMap<usize, Vec<_>> = HashMap::new();
+        for (group, version, kind, ty) in Schema::builtin().kinds() {
+            if let Some(s) = ty.as_struct() {
+                // Kinds of all groups are shown as the core group's.
+                let (group, version) = if group == "*" { ("", "v1") } else { (group, version) };
+                kinds.entry(s.index()).or_default().push([group, version, kind]);
+            }
+        }
+        Collector { dialect, done: Map::new(), queue: Vec::new(), kinds }
+    }
+
+    /// A reference to the schema of a kind.
+    pub(super) fn kind(&mut self, group: &str, version: &str, kind: &str) -> Value {
+        let s = Schema::builtin().kind(group, version, kind).and_then(TypeRef::as_struct);
+        s.map_or_else(|| json!({"type": "object"}), |s| self.reference(s.model_name(), |c| c.queue.push(s)))
+    }
+
+    /// All schemas referred to, by name.
+    pub(super) fn finish(mut self) -> Map<String, Value> {
+        while let Some(s) = self.queue.pop() {
+            let schema = self.structure(s);
+            self.done.insert(s.model_name(), schema);
+        }
+        self.done
+    }
+
+    /// A reference; `add` makes the target known the first time.
+    fn reference(&mut self, name: String, add: impl FnOnce(&mut Collector)) -> Value {
+        let prefix = match self.dialect {
+            Dialect::V2 => "#/definitions/",
+            Dialect::V3 => "#/components/schemas/",
+        };
+        let target = format!("{prefix}{name}");
+        if !self.done.contains_key(&name) {
+            self.done.insert(name, Value::Null);
+            add(self);
+        }
+        json!({"$ref": target})
+    }
+
+    fn structure(&mut self, s: StructRef<'static>) -> Value {
+        let properties: Map<String, Value> = s.fields().map(|f| (f.name().to_owned(), self.property(f))).collect();
+        let required: Vec<&str> = s.fields().filter(|f| f.is_required()).map(FieldRef::name).collect();
+        let mut schema = json!({"type": "object"});
+        if !properties.is_empty() {
+            schema["properties"] = properties.into();
+        }
+        if !required.is_empty() {
+            schema["required"] = required.into();
+        }
+        if s.is_atomic() {
+            schema["x-kubernetes-map-type"] = "atomic".into();
+        }
+        if let Some(kinds) = self.kinds.get(&s.index()) {
+            let list =
+                kinds.iter().map(|[group, version, kind]| json!({"group": group, "version": version, "kind": kind}));
+            schema["x-kubernetes-group-version-kind"] = list.collect();
+        }
+        schema
+    }
+
+    fn property(&mut self, field: FieldRef<'static>) -> Value {
+        let base = self.of(field.ty());
+        let mut facts = facts(field);
+        if let Value::Object(base) = base {
+            if base.contains_key("$ref") && self.dialect == Dialect::V3 && !facts.is_empty() {
+                // Beside a reference, version 3 ignores everything.
+                facts.insert("allOf".to_owned(), json!([base]));
+            } else {
+                facts.extend(base);
+            }
+        }
+        let elements: Vec<&str> = field.element_enumeration().collect();
+        if !elements.is_empty()
+            && let Some(items) = facts.get_mut("items")
+        {
+            items["enum"] = elements.into();
+        }
+        Value::Object(facts)
+    }
+
+    /// The schema of a type, structs by reference.
+    fn of(&mut self, ty: TypeRef<'static>) -> Value {
+        match ty.shape() {
+            Shape::Bool => json!({"type": "boolean"}),
+            Shape::Int32 => json!({"type": "integer", "format": "int32"}),
+            Shape::Int64 => json!({"type": "integer", "format": "int64"}),
+            Shape::Double => json!({"type": "number", "format": "double"}),
+            Shape::String => json!({"type": "string"}),
+            Shape::Bytes => json!({"type": "string", "format": "byte"}),
+            Shape::Duration => json!({"type": "string"}),
+            Shape::Any => json!({}),
+            Shape::Struct(s) => self.reference(s.model_name(), |c| c.queue.push(s)),
+            Shape::List(element) => json!({"type": "array", "items": self.of(element)}),
+            Shape::Map(element) => json!({"type": "object", "additionalProperties": self.of(element)}),
+            shape => {
+                let (name, schema) = special(shape, self.dialect);
+                self.reference(name.to_owned(), |c| {
+                    c.done.insert(name.to_owned(), schema);
+                })
+            }
+        }
+    }
+}
+
+/// What the table says of a field beyond its type.
+fn facts(field: FieldRef<'_>) -> Map<String, Value> {
+    let mut facts = Map::new();
+    let mut set = |name: &str, value: Value| {
+        facts.insert(name.to_owned(), value);
+    };
+    if let Some(default) = field.default().and_then(|text| serde_json::from_str(text).ok()) {
+        set("default", default);
+    }
+    let values: Vec<&str> = field.enumeration().collect();
+    if !values.is_empty() {
+        set("enum", values.into());
+    }
+    if let Some(list) = field.list_type() {
+        let name = match list {
+            ListType::Atomic => "atomic",
+            ListType::Set => "set",
+            ListType::Map => "map",
+        };
+        set("x-kubernetes-list-type", name.into());
+    }
+    let keys: Vec<&str> = field.map_keys().collect();
+    if !keys.is_empty() {
+        set("x-kubernetes-list-map-keys", keys.into());
+    }
+    if field.is_atomic_map() {
+        set("x-kubernetes-map-type", "atomic".into());
+    }
+    if !field.patch_strategy().is_empty() {
+        set("x-kubernetes-patch-strategy", field.patch_strategy().into());
+    }
+    if !field.merge_key().is_empty() {
+        set("x-kubernetes-patch-merge-key", field.merge_key().into());
+    }
+    facts
+}
+
+/// Types with a form of their own, which upstream names too.
+fn special(shape: Shape<'_>, dialect: Dialect) -> (&'static str, Value) {
+    let either = |one: &str, other: &str| match dialect {
+        Dialect::V2 => json!({"type": "string"}),
+        Dialect::V3 => json!({"oneOf": [{"type": one}, {"type": other}]}),
+    };
+    match shape {
+        Shape::Time => ("io.k8s.apimachinery.pkg.apis.meta.v1.Time", json!({"type": "string", "format": "date-time"})),
+        Shape::MicroTime => {
+            ("io.k8s.apimachinery.pkg.apis.meta.v1.MicroTime", json!({"type": "string", "format": "date-time"}))
+        }
+        Shape::Quantity => ("io.k8s.apimachinery.pkg.api.resource.Quantity", either("string", "number")),
+        Shape::IntOrString => {
+            let mut schema = either("integer", "string");
+            schema["format"] = "int-or-string".into();
+            ("io.k8s.apimachinery.pkg.util.intstr.IntOrString", schema)
+        }
+        Shape::FieldsV1 => ("io.k8s.apimachinery.pkg.apis.meta.v1.FieldsV1", json!({"type": "object"})),
+        Shape::SchemaOrArray => {
+            ("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaPropsOrArray", json!({}))
+        }
+        Shape::SchemaOrBool => {
+            ("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaPropsOrBool", json!({}))
+        }
+        Shape::SchemaOrStrings => {
+            ("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaPropsOrStringArray", json!({}))
+        }
+        _ => ("io.k8s.apimachinery.pkg.runtime.RawExtension", json!({"type": "object"})),
+    }
+}
