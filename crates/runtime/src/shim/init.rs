@@ -157,6 +157,9 @@ fn become_program(process: &Process) -> Failure {
         change_folder(&process.cwd, &who)?;
         drop_rights(process, &who).map_err(step("drop rights"))?;
         rustix::process::umask(Mode::from(0o022));
+        // Without its shim nobody takes its output or exit code. Last, for changes of rights clear it.
+        let killed = Some(rustix::process::Signal::KILL);
+        rustix::process::set_parent_process_death_signal(killed).map_err(|e| step("prctl")(e.into()))?;
         Ok(execute(process, &env))
     };
     run().unwrap_or_else(|failure| failure)

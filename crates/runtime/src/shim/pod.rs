@@ -166,6 +166,7 @@ fn pause() -> io::Result<OwnedFd> {
         Side::Child => {
             syscall::close_from(3, None);
             let _old_kernel = rustix::thread::set_name(c"pause");
+            let _dies_with_it = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
             let Ok(signals) = syscall::signal_fd(&[libc::SIGCHLD]) else { syscall::exit_now(1) };
             loop {
                 let mut polled = [rustix::event::PollFd::new(&signals, rustix::event::PollFlags::IN)];

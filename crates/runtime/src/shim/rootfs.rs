@@ -108,7 +108,7 @@ impl Built {
         let enter = || -> io::Result<()> {
             rustix::process::fchdir(self.root.fd())?;
             rustix::process::pivot_root(".", ".")?;
-            rustix::mount::mount_change(".", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
+            // The old root, stacked on the new one, is a slave of the machine's already: letting go of it stays here.
             rustix::mount::unmount(".", UnmountFlags::DETACH)?;
             rustix::process::chdir("/")?;
             Ok(())

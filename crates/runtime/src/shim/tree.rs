@@ -4,9 +4,14 @@ use crate::syscall::{MountAttr, mount_setattr};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags};
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
+
+/// How many links that point to nothing yet are followed.
+const LINKS_MAX: u32 = 20;
 
 /// How paths of a container are resolved: symbolic links stay inside, `..` stops at the root.
 const INSIDE: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);
@@ -81,21 +86,29 @@ impl Root {
         }
     }
 
-    /// The folder at a path inside, made when missing.
+    /// The folder at a path inside, made when missing; also where a link of the image points to nothing yet.
     pub(super) fn folder(&self, path: &Path) -> io::Result<OwnedFd> {
+        self.folder_through(path, LINKS_MAX)
+    }
+
+    fn folder_through(&self, path: &Path, links: u32) -> io::Result<OwnedFd> {
         match self.find(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             found => return found,
         }
         let mut at = self.find(Path::new("/"))?;
         let mut done = PathBuf::from("/");
-        for part in path.components() {
-            let Component::Normal(name) = part else { continue };
-            done.push(name);
+        for part in path.components().filter(|part| matches!(part, Component::Normal(_) | Component::ParentDir)) {
+            let above = done.clone();
+            done.push(part);
             at = match self.find(&done) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    match rustix::fs::mkdirat(&at, name, Mode::from(0o755)) {
-                        Ok(()) | Err(Errno::EXIST) => self.find(&done)?,
+                    match rustix::fs::mkdirat(&at, part.as_os_str(), Mode::from(0o755)) {
+                        Ok(()) => self.find(&done)?,
+                        Err(Errno::EXIST) if links > 0 => {
+                            let target = rustix::fs::readlinkat(&at, part.as_os_str(), Vec::new())?;
+                            self.folder_through(&above.join(OsStr::from_bytes(target.as_bytes())), links - 1)?
+                        }
                         Err(error) => return Err(error.into()),
                     }
                 }
@@ -118,7 +131,7 @@ impl Root {
     }
 
     /// The folder that holds a path (made when missing), and the last part of the path.
-    pub(super) fn parent<'a>(&self, path: &'a Path) -> io::Result<(OwnedFd, &'a std::ffi::OsStr)> {
+    pub(super) fn parent<'a>(&self, path: &'a Path) -> io::Result<(OwnedFd, &'a OsStr)> {
         let invalid = || io::Error::new(io::ErrorKind::InvalidInput, format!("{} names no file", path.display()));
         let name = path.file_name().ok_or_else(invalid)?;
         Ok((self.folder(path.parent().ok_or_else(invalid)?)?, name))
