@@ -147,7 +147,9 @@ impl Allocator {
                 entries.iter().for_each(|entry| state.learn(&self.range, entry));
                 state.services = Some(subscription);
             }
-            match state.services.as_mut().and_then(|services| services.recv().now_or_never()) {
+            // All that has arrived, whatever this task's share of polls: a change overlooked is an address given twice.
+            let next = state.services.as_mut().and_then(|services| tokio::task::unconstrained(services.recv()).now_or_never());
+            match next {
                 None => return Ok(()),
                 Some(Some(event)) if event.kind == EventType::Deleted => state.forget(&event.entry.key),
                 Some(Some(event)) => state.learn(&self.range, &event.entry),

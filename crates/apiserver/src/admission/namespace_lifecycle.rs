@@ -1,5 +1,6 @@
 //! Nothing is made in a namespace that is not there or is going away, and some namespaces never go.
 
+use super::is;
 use crate::context::{AdmissionPlugin, AdmissionRequest, Operation};
 use crate::meta;
 use crate::storage::KindStore;
@@ -22,14 +23,7 @@ impl AdmissionPlugin for NamespaceLifecycle {
     async fn admit(&self, request: &mut AdmissionRequest<'_>) -> Result<(), Status> {
         let attributes = request.attributes;
         let is_namespace = attributes.group.is_empty() && attributes.resource == "namespaces";
-        if is_namespace {
-            if request.operation == Operation::Delete && IMMORTAL.contains(&attributes.name.as_str()) {
-                let why = "this namespace may not be deleted";
-                return Err(Status::forbidden("", "namespaces", &attributes.name, why));
-            }
-            return Ok(());
-        }
-        if request.operation != Operation::Create || attributes.namespace.is_empty() {
+        if is_namespace || request.operation != Operation::Create || attributes.namespace.is_empty() {
             return Ok(());
         }
         // A review of what would be allowed is no object in the namespace.
@@ -50,5 +44,13 @@ impl AdmissionPlugin for NamespaceLifecycle {
         let status = Status::forbidden(&attributes.group, &attributes.resource, name, why);
         let message = format!("namespace {} is being terminated", namespace.name());
         Err(status.with_cause("NamespaceTerminating", "metadata.namespace", message))
+    }
+    async fn validate(&self, request: &AdmissionRequest<'_>) -> Result<(), Status> {
+        let name = request.attributes.name.as_str();
+        let deletes = request.operation == Operation::Delete && is(request, "", "namespaces");
+        match deletes && IMMORTAL.contains(&name) {
+            true => Err(Status::forbidden("", "namespaces", name, "this namespace may not be deleted")),
+            false => Ok(()),
+        }
     }
 }

@@ -46,12 +46,11 @@ pub struct NodeAuthorizer {
 impl NodeAuthorizer {
     /// Reads pods and claims from `storage`.
     pub fn new(storage: &Storage) -> Result<Self, Status> {
-        let policy = super::bootstrap_objects();
-        let role = policy.iter().find(|o| o["kind"] == "ClusterRole" && meta::name(o) == "system:node");
+        let role = super::policy::cluster_role("system:node");
         Ok(Self {
             pods: storage.kind("", "pods")?.clone(),
             claims: storage.kind("", "persistentvolumeclaims")?.clone(),
-            rules: role.map(Rule::parse_all).unwrap_or_default(),
+            rules: role.as_ref().map(Rule::parse_all).unwrap_or_default(),
             graph: Mutex::default(),
         })
     }

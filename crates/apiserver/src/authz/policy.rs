@@ -5,6 +5,14 @@ use serde_json::Value;
 /// Written by `tools/policygen` from upstream's policy: one object a line.
 const POLICY: &str = include_str!("../../data/policy.jsonl");
 
+/// One of the cluster roles.
+pub(super) fn cluster_role(name: &str) -> Option<Value> {
+    // The line is found by its text, so that only one is parsed.
+    let mark = format!("\"name\":\"{name}\"}}");
+    let mut lines = POLICY.lines().filter(|line| line.contains("\"kind\":\"ClusterRole\"") && line.contains(&mark));
+    lines.find_map(|line| serde_json::from_str(line).ok())
+}
+
 /// All of them, as objects of `rbac.authorization.k8s.io/v1`.
 pub fn bootstrap_objects() -> Vec<Value> {
     POLICY.lines().map(|line| serde_json::from_str(line).expect("the generated policy is JSON")).collect()
@@ -12,6 +20,14 @@ pub fn bootstrap_objects() -> Vec<Value> {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn one_role() {
+        let role = super::cluster_role("system:node").unwrap();
+        assert_eq!((&role["kind"], &role["metadata"]["name"]), (&"ClusterRole".into(), &"system:node".into()));
+        assert!(!role["rules"].as_array().unwrap().is_empty());
+        assert_eq!(super::cluster_role("system:nod"), None);
+    }
+
     #[test]
     fn the_policy_has_what_a_cluster_needs() {
         let objects = super::bootstrap_objects();
