@@ -189,6 +189,8 @@ func causes(err error) (list []cause) {
 			list = append(list, cause{string(c.Type), c.Field, c.Message})
 		}
 	}
+	// Upstream goes through maps in no order.
+	sort.SliceStable(list, func(i, j int) bool { return list[i].Field+list[i].Message < list[j].Field+list[j].Message })
 	if len(list) == 0 {
 		list = append(list, cause{Reason: string(status.Status().Reason), Message: status.Status().Message})
 	}
