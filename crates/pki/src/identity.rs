@@ -136,7 +136,7 @@ impl Identity {
 /// Parses a certificate in DER; trailing bytes are an error.
 pub(crate) fn parse(der: &[u8]) -> Result<X509Certificate<'_>, Error> {
     match X509Certificate::from_der(der) {
-        Ok((rest, certificate)) if rest.is_empty() => Ok(certificate),
+        Ok(([], certificate)) => Ok(certificate),
         Ok(_) => Err(Error::Unusable("there are bytes after the certificate".into())),
         Err(error) => Err(Error::Unusable(format!("not a certificate: {error}"))),
     }

@@ -1,4 +1,5 @@
 //! A cluster's certificates over their life: made, kept, renewed, damaged, replaced.
+#![allow(clippy::unwrap_used, reason = "a test may fail by it")]
 
 use pki::{Authority, Identity, Leaf, Names, Pki, Profile, ServiceAccountKey, Subject, verified_peer};
 use std::os::unix::fs::PermissionsExt;

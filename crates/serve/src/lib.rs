@@ -9,7 +9,7 @@
 //!   upgraded connection from a client to one towards a server.
 //! - [`remote`]: the server side of `kubectl exec`, `attach` and `port-forward` over WebSockets. The kubelet uses it so:
 //!
-//! ```ignore
+//! ```text
 //! // exec and attach. `request` is the http::Request<hyper::body::Incoming> of the wire.
 //! let wanted = remote::Wanted::from_query(request.uri().query().unwrap_or_default());
 //! let (response, session) = remote::exec(request, wanted, async move {
