@@ -2,10 +2,11 @@
 
 use crate::inbox::{Inbox, News};
 use crate::spec;
+use crate::state::Waiting;
 use crate::view::View;
 use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 /// One pod as its worker last saw it.
@@ -15,6 +16,8 @@ pub struct Entry {
     pub pod: Arc<Pod>,
     /// What the runtime has of it.
     pub view: Arc<View>,
+    /// What its containers wait for.
+    pub waiting: Arc<BTreeMap<String, Waiting>>,
     inbox: Inbox,
 }
 
@@ -25,7 +28,7 @@ pub struct Directory(Arc<Mutex<HashMap<String, Entry>>>);
 impl Directory {
     /// A pod came.
     pub fn add(&self, pod: &Arc<Pod>, inbox: Inbox) {
-        let entry = Entry { pod: pod.clone(), view: Arc::default(), inbox };
+        let entry = Entry { pod: pod.clone(), view: Arc::default(), waiting: Arc::default(), inbox };
         self.0.lock().insert(spec::uid(pod).to_owned(), entry);
     }
 
@@ -35,10 +38,13 @@ impl Directory {
     }
 
     /// The worker's newest view.
-    pub fn publish(&self, pod: &Arc<Pod>, view: &View) {
+    pub fn publish(&self, pod: &Arc<Pod>, view: &View, waiting: &BTreeMap<String, Waiting>) {
         if let Some(entry) = self.0.lock().get_mut(spec::uid(pod)) {
             entry.pod = pod.clone();
             entry.view = Arc::new(view.clone());
+            if *entry.waiting != *waiting {
+                entry.waiting = Arc::new(waiting.clone());
+            }
         }
     }
 

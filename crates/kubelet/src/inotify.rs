@@ -21,7 +21,9 @@ impl Watch {
             | WatchFlags::DELETE
             | WatchFlags::CLOSE_WRITE;
         inotify::add_watch(&fd, path, flags)?;
-        Ok(Watch(AsyncFd::register(fd)?))
+        #[expect(deprecated, reason = "its successor is unsafe for types that change descriptors; an `OwnedFd` never does")]
+        let fd = AsyncFd::new(fd)?;
+        Ok(Watch(fd))
     }
 
     /// Waits until something changed. Several changes may be told as one.

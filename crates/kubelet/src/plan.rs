@@ -303,3 +303,6 @@ pub fn plan_termination(pod: &Pod, view: &View, local: &Local, sandboxes_stopped
     }
     plan
 }
+
+#[cfg(test)]
+mod tests;

@@ -33,7 +33,11 @@ pub fn config_hash(pod: &Pod) -> Option<&str> {
 
 /// A pod of a file, as this node runs it: with the node's name, an identity of its own, and its hash.
 pub fn parse(text: &str, node_name: &str) -> Result<Pod, String> {
-    let mut pod: Pod = serde_json::from_str(text).map_err(|e| format!("not a pod in JSON: {e}"))?;
+    let value: serde_json::Value = serde_saphyr::from_str(text).map_err(|e| format!("not YAML or JSON: {e}"))?;
+    if value["kind"].as_str().is_some_and(|k| k != "Pod") {
+        return Err(format!("a {} is not a Pod", value["kind"]));
+    }
+    let mut pod: Pod = serde_json::from_value(value).map_err(|e| format!("not a pod: {e}"))?;
     let name = pod.metadata.name.clone().filter(|n| !n.is_empty()).ok_or("the pod has no name")?;
     let spec = pod.spec.as_mut().ok_or("the pod has no spec")?;
     let hash = hex::encode(&Sha256::digest(format!("{node_name}\n{text}"))[..16]);
@@ -102,6 +106,9 @@ mod tests {
         assert!(is_mirror(&mirror) && !is_static(&mirror));
         assert_eq!(mirror_hash(&mirror), config_hash(&pod));
         assert_ne!(spec::uid(&parse(&text.replace("\"i\"", "\"j\""), "n1").unwrap()), spec::uid(&pod));
+        let yaml = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: y\nspec:\n  containers:\n  - name: c\n    image: i\n";
+        assert_eq!(spec::name(&parse(yaml, "n1").unwrap()), "y-n1");
+        assert!(parse("kind: Service\nmetadata: {name: s}\nspec: {}", "n1").is_err());
         assert!(parse("{", "n1").is_err());
         assert!(parse("{}", "n1").is_err());
     }

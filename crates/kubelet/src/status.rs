@@ -291,3 +291,6 @@ fn count_regular(
         (None, false, false) => n.unknown += 1,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -262,11 +262,12 @@ impl Worker {
     }
 
     fn start(&mut self, kind: Kind, name: &str) {
+        if self.refreshing {
+            // What it is made from is being read anew; the outcome brings us back here.
+            return;
+        }
         let Some(mounted) = self.mounted.clone() else {
-            // An adopted pod: its volumes first.
-            if !self.refreshing {
-                self.refresh_volumes();
-            }
+            self.refresh_volumes();
             return;
         };
         let Some(sandbox) = self.view.ready_sandbox(spec::host_network(&self.pod)).cloned() else { return };
@@ -360,7 +361,7 @@ impl Worker {
 
     /// Makes the status and hands it on when it differs.
     fn emit(&mut self) {
-        self.directory.publish(&self.pod, &self.view);
+        self.directory.publish(&self.pod, &self.view, &self.local.waiting);
         if self.gone {
             return;
         }

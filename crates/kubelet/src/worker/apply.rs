@@ -242,7 +242,10 @@ impl Worker {
     fn volumes(&mut self, result: Result<crate::ops::Mounted, crate::volumes::VolumeError>) {
         self.refreshing = false;
         match result {
-            Ok(mounted) => self.mounted = Some(mounted),
+            Ok(mounted) => {
+                self.mounted = Some(mounted);
+                self.local.failures.remove("");
+            }
             Err(error) if self.stage == Stage::Running => {
                 let text = error.to_string();
                 self.context.pod_event(&self.pod, client::EventType::Warning, "FailedMount", text.clone());

@@ -1,5 +1,7 @@
 //! A small API server in memory, enough for a kubelet: list, watch, create, update, patch, delete, tokens.
 
+#![allow(unreachable_pub, dead_code)]
+
 use bytes::Bytes;
 use futures::StreamExt;
 use http::{Method, Request, Response};
