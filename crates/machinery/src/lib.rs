@@ -11,6 +11,7 @@
 pub mod field;
 pub mod name;
 pub mod patch;
+pub mod protobuf;
 pub mod quantity;
 pub mod schema;
 pub mod selector;

@@ -81,6 +81,11 @@ impl<'s> TypeRef<'s> {
         self.as_struct().into_iter().flat_map(StructRef::fields)
     }
 
+    /// The schema it is part of.
+    pub fn schema(self) -> &'s Schema {
+        self.schema
+    }
+
     /// The struct, if it is one.
     pub fn as_struct(self) -> Option<StructRef<'s>> {
         match self.shape() {
@@ -174,6 +179,11 @@ impl<'s> StructRef<'s> {
         self.id as usize
     }
 
+    /// The struct as a type.
+    pub fn as_type(self) -> TypeRef<'s> {
+        self.schema.struct_type(self.id)
+    }
+
     /// The short name in the table: `core.v1.Container`.
     pub fn name(self) -> &'s str {
         self.data().name
@@ -220,12 +230,21 @@ impl<'s> StructRef<'s> {
 
     /// The struct as Go declares it, for protobuf: an inlined struct is a member with a number of its own.
     pub fn members(self) -> impl Iterator<Item = Member<'s>> {
-        self.data().members.iter().map(move |m| match m {
-            table::Member::Field(data) => {
-                Member::Field(FieldRef { schema: self.schema, data: &self.data().fields[*data as usize] })
+        self.data().members.iter().map(move |m| self.member(m))
+    }
+
+    /// The members that protobuf knows, by ascending number.
+    pub fn wire_members(self) -> impl DoubleEndedIterator<Item = Member<'s>> {
+        self.data().wire.iter().map(move |at| self.member(&self.data().members[*at as usize]))
+    }
+
+    fn member(self, member: &'s table::Member) -> Member<'s> {
+        match member {
+            table::Member::Field(at) => {
+                Member::Field(FieldRef { schema: self.schema, data: &self.data().fields[*at as usize] })
             }
             table::Member::Inline { id, number } => Member::Inline(StructRef { schema: self.schema, id: *id }, *number),
-        })
+        }
     }
 }
 

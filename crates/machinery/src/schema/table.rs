@@ -27,6 +27,8 @@ pub(super) struct Struct {
     /// Indices into `fields` of those that are written even when empty.
     pub(super) always: Vec<u16>,
     pub(super) members: Vec<Member>,
+    /// Indices into `members` of those that protobuf knows, by number.
+    pub(super) wire: Vec<u16>,
 }
 
 pub(super) enum Member {
@@ -101,7 +103,7 @@ impl Schema {
         self.structs.len()
     }
 
-    fn struct_type(&self, id: u16) -> TypeRef<'_> {
+    pub(super) fn struct_type(&self, id: u16) -> TypeRef<'_> {
         TypeRef { schema: self, id: self.structs[id as usize].ty }
     }
 
@@ -167,6 +169,7 @@ impl Parser {
             fields: Vec::new(),
             always: Vec::new(),
             members: Vec::new(),
+            wire: Vec::new(),
         });
     }
 
@@ -272,6 +275,7 @@ impl Parser {
             data.fields = fields;
         }
         for data in &mut schema.structs {
+            data.wire = wire_order(data);
             // Go never takes a struct for empty, so one that is not behind a pointer is always written.
             for (at, field) in data.fields.iter().enumerate() {
                 let ty = &schema.types[field.ty as usize];
@@ -283,6 +287,16 @@ impl Parser {
         }
         schema
     }
+}
+
+fn wire_order(data: &Struct) -> Vec<u16> {
+    let number = |at: &u16| match &data.members[*at as usize] {
+        Member::Field(field) => data.fields[*field as usize].number,
+        Member::Inline { number, .. } => *number,
+    };
+    let mut order: Vec<u16> = (0..data.members.len() as u16).filter(|at| number(at) > 0).collect();
+    order.sort_by_key(number);
+    order
 }
 
 /// Whether Go holds it in a struct, whatever its JSON is.
