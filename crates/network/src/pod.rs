@@ -14,7 +14,7 @@ use crate::cidr::Cidr;
 use crate::link::{self, Route, Veth};
 use crate::netlink::{Protocol, Refusal, Socket};
 use crate::netns::{self, NetnsError};
-use crate::nft::{NftError, Table, Transport};
+use crate::nft::{NftError, Skeleton, Table, Transport};
 use crate::records::{AllocateError, Record, Records};
 use crate::rules::{self, Ranges};
 
@@ -490,7 +490,19 @@ impl PodNetwork {
                 _ => {}
             }
         }
-        Ok(state.table.destroy()?)
+        state.table.destroy()?;
+        // The service proxy leaves its rules in force when it ends; without pods they lead nowhere.
+        Ok(Table::open(&self.names.services, Skeleton::default())?.destroy()?)
+    }
+
+    /// Writes the rules anew if somebody removed them (`nft flush ruleset`): one cheap request when all is well.
+    pub fn check(&self) -> Result<(), NetworkError> {
+        let mut state = self.state.lock();
+        if !state.table.check()? {
+            tracing::warn!(table = self.names.table, "somebody changed the pod network's rules, writing them anew");
+            state.table.apply([])?;
+        }
+        Ok(())
     }
 }
 

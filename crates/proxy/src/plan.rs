@@ -13,8 +13,8 @@ use network::nft::{Chain, Data, Element, Fields, Fragment, Kind, Load, Rule, Set
 use crate::NodeInfo;
 use crate::endpoints::{Endpoints, select};
 use crate::skeleton::{
-    ADDRESSES, DEAD_ADDRESSES, DEAD_NODE_PORTS, MASQUERADE, MASQUERADE_ADDRESSES, MASQUERADE_NODE_PORTS,
-    MASQUERADE_OWN, NODE_PORTS, REFUSE,
+    ADDRESSES, DEAD_ADDRESSES, DEAD_NODE_PORTS, ENDPOINTS, MASQUERADE, MASQUERADE_ADDRESSES, MASQUERADE_NODE_PORTS,
+    MASQUERADE_OWN, NODE_PORT_ENDPOINTS, NODE_PORTS, REFUSE, SPREAD_MAX, spread, spread_node_port,
 };
 
 /// How long a source is remembered when the Service does not say (three hours, as upstream).
@@ -134,12 +134,19 @@ impl Planner<'_> {
         let fragment = &mut plan.fragment;
         let affinity_ms = self.affinity_ms();
         let reachable = !self.endpoints.cluster.is_empty();
+        if reachable && self.is_plain() {
+            self.fronts(fragment, [&Front::Spread, &Front::Spread, &Front::Spread], external_local);
+            if self.protocol == Transport::Udp {
+                plan.udp.push(self.udp());
+            }
+            return;
+        }
         let every: Arc<str> = format!("all/{}", self.name).into();
         if let Some(timeout) = affinity_ms {
             self.add_affinity(fragment, timeout);
         }
         if reachable {
-            let rules = self.spread(&self.endpoints.cluster);
+            let rules = self.scatter(&self.endpoints.cluster);
             fragment.chains.push(Chain { name: every.clone(), rules });
         }
         let internal = match (reachable, internal_local, self.endpoints.local.is_empty()) {
@@ -148,7 +155,7 @@ impl Planner<'_> {
             (true, true, true) => Front::Dropped,
             (true, true, false) => {
                 let name: Arc<str> = format!("own/{}", self.name).into();
-                let rules = self.spread(&self.endpoints.local);
+                let rules = self.scatter(&self.endpoints.local);
                 fragment.chains.push(Chain { name: name.clone(), rules });
                 Front::Chain(name)
             }
@@ -191,6 +198,17 @@ impl Planner<'_> {
         Front::Chain(name)
     }
 
+    /// Whether every front leads to every endpoint alike, and they are few.
+    fn is_plain(&self) -> bool {
+        let external_local = is_local(self.spec.external_traffic_policy.as_deref()) && self.has_external();
+        let ranges = self.spec.load_balancer_source_ranges.as_ref().is_some_and(|ranges| !ranges.is_empty());
+        self.affinity_ms().is_none()
+            && self.endpoints.cluster.len() <= SPREAD_MAX
+            && !is_local(self.spec.internal_traffic_policy.as_deref())
+            && !external_local
+            && !ranges
+    }
+
     /// How long a source is led to the same endpoint, when it is.
     fn affinity_ms(&self) -> Option<u64> {
         let wanted = self.spec.session_affinity.as_deref() == Some("ClientIP");
@@ -224,7 +242,7 @@ impl Planner<'_> {
     }
 
     /// Leads to one of the endpoints: with affinity to that of the source's last connection, if it is among them.
-    fn spread(&self, endpoints: &[Endpoint]) -> Vec<Rule> {
+    fn scatter(&self, endpoints: &[Endpoint]) -> Vec<Rule> {
         if self.affinity_ms().is_none() {
             return vec![Rule::new().redirect_to(endpoints)];
         }
@@ -246,7 +264,7 @@ impl Planner<'_> {
         if self.endpoints.local.is_empty() {
             rules.push(Rule::new().verdict(Verdict::Drop));
         } else {
-            rules.extend(self.spread(&self.endpoints.local));
+            rules.extend(self.scatter(&self.endpoints.local));
         }
         rules
     }
@@ -254,27 +272,31 @@ impl Planner<'_> {
     /// The elements that lead to the chains, or to nobody.
     fn fronts(&self, fragment: &mut Fragment, [internal, external, balanced]: [&Front; 3], external_local: bool) {
         let Fronts { cluster, external: addresses, balancer, node_port, number } = &self.fronts;
-        let on = |address: Ipv4Addr| Fields::new().address(address).protocol(self.protocol).port(*number).bytes();
-        let mut add = |set, key: &[u8], verdict| {
-            let (key, data) = (key.into(), Some(Data::Verdict(verdict)));
-            fragment.elements.push(Element { set, key, data });
-        };
-        let (set, verdict) = internal.element(ADDRESSES, DEAD_ADDRESSES);
-        add(set, &on(*cluster), verdict);
+        let on = |address: Ipv4Addr| Fields::new().address(address).protocol(self.protocol).port(*number);
         let masquerade = if external_local { MASQUERADE_OWN } else { MASQUERADE };
-        let masquerade = || Verdict::Goto(masquerade.into());
-        for (front, addresses) in [(external, addresses), (balanced, balancer)] {
-            let (set, verdict) = front.element(ADDRESSES, DEAD_ADDRESSES);
-            for address in addresses {
-                add(set, &on(*address), verdict.clone());
-                add(MASQUERADE_ADDRESSES, &on(*address), masquerade());
+        let masquerade = Data::Verdict(Verdict::Goto(masquerade.into()));
+        let elements = &mut fragment.elements;
+        let mut add = |set, key: Fields, data| elements.push(Element { set, key: key.bytes(), data: Some(data) });
+        let endpoints = &self.endpoints.cluster;
+        let mut lead = |front: &Front, maps: &Maps, key: Fields| {
+            let (set, verdict) = front.element(maps, endpoints.len());
+            add(set, key.clone(), Data::Verdict(verdict));
+            if matches!(front, Front::Spread) {
+                for (number, (address, port)) in (0..).zip(endpoints) {
+                    let endpoint = Fields::new().address(*address).port(*port).bytes();
+                    add(maps.endpoints, key.clone().number(number), Data::Value(endpoint));
+                }
             }
+            if let Some(set) = maps.masquerade {
+                add(set, key, masquerade.clone());
+            }
+        };
+        lead(internal, &Maps { masquerade: None, ..Maps::ADDRESSES }, on(*cluster));
+        for (front, addresses) in [(external, addresses), (balanced, balancer)] {
+            addresses.iter().for_each(|address| lead(front, &Maps::ADDRESSES, on(*address)));
         }
-        let (set, verdict) = external.element(NODE_PORTS, DEAD_NODE_PORTS);
         if let Some(port) = node_port {
-            let key = Fields::new().protocol(self.protocol).port(*port).bytes();
-            add(set, &key, verdict);
-            add(MASQUERADE_NODE_PORTS, &key, masquerade());
+            lead(external, &Maps::NODE_PORTS, Fields::new().protocol(self.protocol).port(*port));
         }
     }
 
@@ -287,9 +309,38 @@ impl Planner<'_> {
     }
 }
 
+/// The skeleton's sets for one kind of front.
+struct Maps {
+    alive: &'static str,
+    dead: &'static str,
+    endpoints: &'static str,
+    masquerade: Option<&'static str>,
+    spread: fn(usize) -> String,
+}
+
+impl Maps {
+    const ADDRESSES: Maps = Maps {
+        alive: ADDRESSES,
+        dead: DEAD_ADDRESSES,
+        endpoints: ENDPOINTS,
+        masquerade: Some(MASQUERADE_ADDRESSES),
+        spread,
+    };
+    const NODE_PORTS: Maps = Maps {
+        alive: NODE_PORTS,
+        dead: DEAD_NODE_PORTS,
+        endpoints: NODE_PORT_ENDPOINTS,
+        masquerade: Some(MASQUERADE_NODE_PORTS),
+        spread: spread_node_port,
+    };
+}
+
 /// What a front leads to.
 #[derive(Clone)]
 enum Front {
+    /// Every endpoint, by the chain of all Services with as many.
+    Spread,
+    /// A chain of the Service.
     Chain(Arc<str>),
     /// Nobody anywhere: the client is told.
     Refused,
@@ -298,11 +349,12 @@ enum Front {
 }
 
 impl Front {
-    fn element(&self, alive: &'static str, dead: &'static str) -> (&'static str, Verdict) {
+    fn element(&self, maps: &Maps, endpoints: usize) -> (&'static str, Verdict) {
         match self {
-            Front::Chain(chain) => (alive, Verdict::Goto(chain.clone())),
-            Front::Refused => (dead, Verdict::Goto(REFUSE.into())),
-            Front::Dropped => (dead, Verdict::Drop),
+            Front::Spread => (maps.alive, Verdict::Goto((maps.spread)(endpoints).into())),
+            Front::Chain(chain) => (maps.alive, Verdict::Goto(chain.clone())),
+            Front::Refused => (maps.dead, Verdict::Goto(REFUSE.into())),
+            Front::Dropped => (maps.dead, Verdict::Drop),
         }
     }
 }
@@ -310,3 +362,7 @@ impl Front {
 fn is_local(policy: Option<&str>) -> bool {
     policy == Some("Local")
 }
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

@@ -8,6 +8,13 @@ use crate::NodeInfo;
 pub(crate) const ADDRESSES: &str = "service-addresses";
 /// What a protocol and port of any address of the node lead to.
 pub(crate) const NODE_PORTS: &str = "service-node-ports";
+/// The endpoints behind an address, protocol and port, numbered from 0.
+pub(crate) const ENDPOINTS: &str = "endpoints";
+/// The same behind node ports.
+pub(crate) const NODE_PORT_ENDPOINTS: &str = "node-port-endpoints";
+/// The most endpoints that are kept in those maps. Services with as many endpoints share one chain there, and a change of
+/// endpoints is one of elements only; a Service with more has a chain of its own.
+pub(crate) const SPREAD_MAX: usize = 16;
 /// Where nobody answers: what is refused or dropped.
 pub(crate) const DEAD_ADDRESSES: &str = "no-endpoint-addresses";
 /// The same for node ports.
@@ -41,10 +48,17 @@ pub fn skeleton(node: &NodeInfo) -> Skeleton {
     let with_address = || vec![Kind::Address, Kind::Protocol, Kind::Port];
     let without = || vec![Kind::Protocol, Kind::Port];
     let map = |name: &str, keys| SetSpec { name: name.into(), keys, holds: SetHolds::Verdicts, timeout_ms: None };
+    let endpoints = |name: &str, keys: Vec<Kind>| SetSpec {
+        keys: [keys, vec![Kind::Number]].concat(),
+        holds: SetHolds::Values(vec![Kind::Address, Kind::Port]),
+        ..map(name, Vec::new())
+    };
     Skeleton {
         sets: vec![
             map(ADDRESSES, with_address()),
             map(NODE_PORTS, without()),
+            endpoints(ENDPOINTS, with_address()),
+            endpoints(NODE_PORT_ENDPOINTS, without()),
             map(DEAD_ADDRESSES, with_address()),
             map(DEAD_NODE_PORTS, without()),
             map(MASQUERADE_ADDRESSES, with_address()),
@@ -60,7 +74,7 @@ fn chains(node: &NodeInfo) -> Vec<(Option<Hook>, Chain)> {
     let new = || vec![Rule::new().new_connection().verdict(Verdict::Jump(DEAD.into()))];
     let chain = |name: &str, rules| Chain { name: name.into(), rules };
     use HookPoint::{Forward, Input, Output, Postrouting, Prerouting};
-    vec![
+    let fixed = vec![
         (at(Prerouting, DESTINATION_NAT, true), chain("prerouting", jump(SERVICES))),
         (at(Output, DESTINATION_NAT, true), chain("output", jump(SERVICES))),
         (at(Input, FILTER, false), chain("filter-input", new())),
@@ -72,7 +86,25 @@ fn chains(node: &NodeInfo) -> Vec<(Option<Hook>, Chain)> {
         (None, chain(REFUSE, refuse())),
         (None, chain(MASQUERADE, vec![Rule::new().masquerade()])),
         (None, chain(MASQUERADE_OWN, vec![Rule::new().from_this_node().masquerade()])),
-    ]
+    ];
+    let spread = (1..=SPREAD_MAX).flat_map(|count| {
+        let rule = |map, fields: &[Load]| vec![Rule::new().redirect_by_chance(map, fields, count as u32)];
+        [
+            (None, chain(&spread(count), rule(ENDPOINTS, &ADDRESSED))),
+            (None, chain(&spread_node_port(count), rule(NODE_PORT_ENDPOINTS, &ON_NODE))),
+        ]
+    });
+    fixed.into_iter().chain(spread).collect()
+}
+
+/// The chain that picks one of so many endpoints from the map of addresses.
+pub(crate) fn spread(count: usize) -> String {
+    format!("spread/{count}")
+}
+
+/// The same from the map of node ports.
+pub(crate) fn spread_node_port(count: usize) -> String {
+    format!("spread-node-port/{count}")
 }
 
 fn services() -> Vec<Rule> {

@@ -24,6 +24,9 @@ const GATHER: Duration = Duration::from_millis(5);
 /// How long to wait after a failed transaction, at first and at most.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
 
+/// How often it is looked whether somebody removed the table.
+const CHECK: Duration = Duration::from_secs(60);
+
 /// What the service proxy needs.
 pub struct Config {
     /// Where Services and EndpointSlices come from; shared with others, above all DNS.
@@ -57,6 +60,7 @@ pub async fn run(config: Config, token: CancellationToken) -> Result<(), ProxyEr
     let mut proxy = Proxy::new(config.node, table, services, slices);
     proxy.read_all();
     let mut last = Instant::now() - GATHER;
+    let mut check = tokio::time::interval_at(last + CHECK, CHECK);
     loop {
         if proxy.pending && last.elapsed() >= proxy.pause {
             proxy.apply().await;
@@ -83,6 +87,7 @@ pub async fn run(config: Config, token: CancellationToken) -> Result<(), ProxyEr
                 Err(RecvError::Closed) => return Ok(()),
             },
             () = due => {}
+            _ = check.tick() => proxy.check(),
         }
     }
 }
@@ -151,6 +156,26 @@ impl Proxy {
             && let Some(service) = owner(new)
         {
             self.by_service.entry(service).or_default().insert(name, Arc::clone(new));
+        }
+    }
+
+    /// Others may remove all tables there are (`nft flush ruleset`), and nobody is told.
+    fn check(&mut self) {
+        match self.table.check() {
+            Ok(true) => {}
+            Ok(false) => {
+                if !self.pending {
+                    tracing::warn!(
+                        table = self.table.name(),
+                        "somebody changed the rules of services, writing them anew"
+                    );
+                }
+                self.pending = true;
+            }
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "cannot look whether the rules of services are there");
+            }
         }
     }
 

@@ -214,6 +214,17 @@ impl Rule {
             .then(Expr::Dnat { address: FOUND, port: FOUND + 1 })
     }
 
+    /// Sends the connection to the address and port that a map holds for these fields and a random number below `below`,
+    /// if it has them.
+    #[must_use]
+    pub fn redirect_by_chance(self, map: &str, fields: &[Load], below: u32) -> Rule {
+        const FOUND: Register = 8;
+        self.load(fields, 0)
+            .then(Expr::Random { below, to: fields.len() as Register })
+            .then(Expr::Find { map: map.into(), key: 0, to: FOUND })
+            .then(Expr::Dnat { address: FOUND, port: FOUND + 1 })
+    }
+
     /// Sends the connection to one of the endpoints, chosen at random. There must be at least one.
     #[must_use]
     pub fn redirect_to(self, endpoints: &[(Ipv4Addr, u16)]) -> Rule {

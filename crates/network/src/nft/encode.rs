@@ -3,13 +3,14 @@
 use super::expr::{Compare, Data, Expr, Kind, Rule, Verdict, combined};
 use crate::netlink::{APPEND, Attrs, Batch, CREATE};
 
-const NETFILTER_IPV4: u8 = 2;
-const SUBSYSTEM: u16 = 10;
+pub(super) const NETFILTER_IPV4: u8 = 2;
+pub(super) const SUBSYSTEM: u16 = 10;
 /// Elements of one message: its length must fit 16 bits.
 const ELEMENTS_PER_MESSAGE: usize = 500;
 
 // Message types (NFT_MSG_*).
 pub(super) const NEW_TABLE: u16 = 0;
+pub(super) const GET_TABLE: u16 = 1;
 pub(super) const DELETE_TABLE: u16 = 2;
 pub(super) const NEW_CHAIN: u16 = 3;
 pub(super) const DELETE_CHAIN: u16 = 5;
@@ -195,6 +196,11 @@ impl<'a> Transaction<'a> {
             _ => None,
         }
     }
+}
+
+/// Whether an expression brings a set of its own.
+pub(super) fn owns_set(expr: &Expr) -> bool {
+    matches!(expr, Expr::FindIn { .. } | Expr::DecideIn { .. })
 }
 
 fn put_element(element: &mut Attrs<'_>, key: &[u8], data: Option<&Data>) {

@@ -55,7 +55,8 @@ impl Kind {
     /// The number `nft` knows the type by.
     pub(crate) fn code(self) -> u32 {
         match self {
-            Kind::Number => 4,
+            // That of packet marks: a plain integer has no size there, which `nft list` needs.
+            Kind::Number => 19,
             Kind::Address => 7,
             Kind::Protocol => 12,
             Kind::Port => 13,

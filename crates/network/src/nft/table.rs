@@ -4,11 +4,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::Arc;
 
+use rustix::io::Errno;
+
 use super::encode::{
-    DELETE_CHAIN, DELETE_SET, DELETE_TABLE, Holds, NEW_CHAIN, NEW_TABLE, SET_EVALUATED, SET_TIMEOUT, Transaction,
+    DELETE_CHAIN, DELETE_SET, DELETE_TABLE, GET_TABLE, Holds, NETFILTER_IPV4, NEW_CHAIN, NEW_TABLE, SET_EVALUATED,
+    SET_TIMEOUT, SUBSYSTEM, Transaction, owns_set,
 };
 use super::expr::{Data, Kind, Rule};
-use crate::netlink::{CREATE, Protocol, Refusal, Socket};
+use crate::netlink::{Batch, CREATE, Protocol, Refusal, Socket, attribute};
 
 /// Names a fragment.
 pub type FragmentId = Arc<str>;
@@ -216,6 +219,41 @@ impl Table {
         self.rewrite()
     }
 
+    /// Whether the kernel still has the table with everything in it, judged by the number of its chains, sets and maps:
+    /// one cheap request, for when somebody else may have removed it (`nft flush ruleset`). If not, the next
+    /// [`Table::apply`] writes it anew.
+    pub fn check(&mut self) -> Result<bool, NftError> {
+        if !self.written {
+            return Ok(false);
+        }
+        let mut request = Batch::default();
+        let name = self.name.as_str();
+        request.message(SUBSYSTEM << 8 | GET_TABLE, 0, &[NETFILTER_IPV4, 0, 0, 0], |attrs| {
+            attrs.text(1, name);
+        });
+        let mut parts = None;
+        let answer = self.socket.query_one(&request, |_, payload| {
+            const USE: u16 = 3;
+            let count = payload.get(4..).and_then(|attrs| attribute(attrs, USE));
+            parts = count.and_then(|count| Some(u32::from_be_bytes(count.try_into().ok()?)));
+        });
+        match answer {
+            Err(refusal) if refusal.errno != Errno::NOENT => return Err(self.refused(refusal)),
+            _ => self.written = parts == Some(self.parts()),
+        }
+        Ok(self.written)
+    }
+
+    /// How many chains, sets and maps the table has, those of rules included.
+    fn parts(&self) -> u32 {
+        let fragments = self.fragments.values();
+        let chains = self.skeleton.chains.iter().map(|(_, chain)| chain);
+        let chains = chains.chain(fragments.clone().flat_map(|part| &part.chains));
+        let count = |chain: &Chain| 1 + chain.rules.iter().flat_map(|rule| &rule.0).filter(|e| owns_set(e)).count();
+        let sets = self.skeleton.sets.len() + fragments.map(|part| part.sets.len()).sum::<usize>();
+        (sets + chains.map(count).sum::<usize>()) as u32
+    }
+
     /// Removes the table from the kernel, and every fragment.
     pub fn destroy(&mut self) -> Result<(), NftError> {
         self.fragments.clear();
@@ -228,8 +266,12 @@ impl Table {
         self.execute(batch)
     }
 
-    fn execute(&mut self, batch: crate::netlink::Batch) -> Result<(), NftError> {
-        self.socket.execute(batch).map_err(|source| NftError::Refused { table: self.name.clone(), source })
+    fn execute(&mut self, batch: Batch) -> Result<(), NftError> {
+        self.socket.execute(batch).map_err(|source| self.refused(source))
+    }
+
+    fn refused(&self, source: Refusal) -> NftError {
+        NftError::Refused { table: self.name.clone(), source }
     }
 
     /// Puts a fragment in place of the one of its id and notes what may differ.
