@@ -2,6 +2,7 @@
 
 mod default_storage_class;
 mod default_toleration_seconds;
+mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
 mod priority;
@@ -19,6 +20,7 @@ pub fn plugins(storage: &Arc<Storage>) -> Result<Vec<Arc<dyn AdmissionPlugin>>, 
     let core = |resource: &str| storage.kind("", resource).cloned();
     Ok(vec![
         Arc::new(namespace_lifecycle::NamespaceLifecycle { namespaces: core("namespaces")? }),
+        Arc::new(limit_ranger::LimitRanger { ranges: core("limitranges")? }),
         Arc::new(service_account::ServiceAccount { accounts: core("serviceaccounts")? }),
         Arc::new(node_restriction::NodeRestriction),
         Arc::new(taint_nodes::TaintNodesByCondition),
