@@ -50,50 +50,70 @@ pub enum ConntrackError {
     Forget(#[source] Refusal),
 }
 
-/// Forgets the connections of a protocol that `stale` picks, in the calling thread's network namespace, and says how
-/// many. The cost is that of listing every connection of the machine (about a microsecond each).
-pub fn forget(protocol: Transport, stale: impl Fn(&Connection) -> bool) -> Result<usize, ConntrackError> {
-    let mut socket = Socket::open(Protocol::Netfilter).map_err(ConntrackError::Open)?;
-    let mut list = Batch::default();
-    list.message(SUBSYSTEM | GET, DUMP, &[NETFILTER_IPV4, 0, 0, 0], |_| {});
-    // The tuple of the original direction names a connection; the id makes sure it is not a newer one.
-    let mut found: Vec<(Vec<u8>, Option<Vec<u8>>)> = Vec::new();
-    socket
-        .query(&list, |_, payload| {
+/// The kernel's table of connections, of the network namespace it was opened in.
+pub struct Tracker {
+    socket: Socket,
+}
+
+impl Tracker {
+    /// Opens it, in the calling thread's network namespace.
+    pub fn open() -> Result<Tracker, ConntrackError> {
+        Ok(Tracker { socket: Socket::open(Protocol::Netfilter).map_err(ConntrackError::Open)? })
+    }
+
+    /// Forgets the connections of a protocol that `stale` picks, and says how many. The cost is that of listing every
+    /// connection of the machine (about a microsecond each).
+    pub fn forget(
+        &mut self,
+        protocol: Transport,
+        stale: impl Fn(&Connection) -> bool,
+    ) -> Result<usize, ConntrackError> {
+        let mut count = 0;
+        for (tuple, id) in self.find(protocol, stale)? {
+            let mut batch = Batch::default();
+            batch.message(SUBSYSTEM | DELETE, ACK, &[NETFILTER_IPV4, 0, 0, 0], |attrs| {
+                attrs.nest(ORIGINAL, |nest| {
+                    nest.raw(&tuple);
+                });
+                if let Some(id) = &id {
+                    attrs.bytes(ID, id);
+                }
+            });
+            match self.socket.execute(batch) {
+                Ok(()) => count += 1,
+                // It ended by itself.
+                Err(refusal) if refusal.errno == rustix::io::Errno::NOENT => {}
+                Err(refusal) => return Err(ConntrackError::Forget(refusal)),
+            }
+        }
+        Ok(count)
+    }
+
+    /// The names of the connections that are picked.
+    fn find(&mut self, protocol: Transport, stale: impl Fn(&Connection) -> bool) -> Result<Vec<Name>, ConntrackError> {
+        let mut list = Batch::default();
+        list.message(SUBSYSTEM | GET, DUMP, &[NETFILTER_IPV4, 0, 0, 0], |_| {});
+        let mut found = Vec::new();
+        let each = |_: u16, payload: &[u8]| {
             let parse = || {
                 let attributes = payload.get(HEADER..)?;
                 let original = attribute(attributes, ORIGINAL)?;
                 let reply = attribute(attributes, REPLY)?;
                 let (number, destination) = end(original, IP_DESTINATION, PROTO_DESTINATION)?;
                 let (_, answerer) = end(reply, IP_SOURCE, PROTO_SOURCE)?;
-                let connection = Connection { destination, answerer };
-                let chosen = number == protocol as u8 && stale(&connection);
+                let chosen = number == protocol as u8 && stale(&Connection { destination, answerer });
                 let id = attribute(attributes, ID).map(<[u8]>::to_vec);
                 chosen.then(|| (original.to_vec(), id))
             };
             found.extend(parse());
-        })
-        .map_err(ConntrackError::List)?;
-    let mut count = 0;
-    for (tuple, id) in found {
-        let mut batch = Batch::default();
-        batch.message(SUBSYSTEM | DELETE, ACK, &[NETFILTER_IPV4, 0, 0, 0], |attrs| {
-            attrs.nest(ORIGINAL, |nest| {
-                nest.raw(&tuple);
-            });
-            if let Some(id) = &id {
-                attrs.bytes(ID, id);
-            }
-        });
-        match socket.execute(batch) {
-            Ok(()) => count += 1,
-            // It ended by itself.
-            Err(refusal) if refusal.errno == rustix::io::Errno::NOENT => {}
-            Err(refusal) => return Err(ConntrackError::Forget(refusal)),
-        }
+        };
+        self.socket.query(&list, each).map_err(ConntrackError::List)?;
+        Ok(found)
     }
-    Ok(count)
 }
+
+/// The tuple of the original direction names a connection; the id makes sure it is not a newer one.
+type Name = (Vec<u8>, Option<Vec<u8>>);
 
 /// The protocol of a tuple and one of its ends.
 fn end(tuple: &[u8], address: u16, port: u16) -> Option<(u8, Endpoint)> {

@@ -11,10 +11,11 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::cidr::Cidr;
+use crate::conntrack::{ConntrackError, Tracker};
 use crate::link::{self, Route, Veth};
 use crate::netlink::{Protocol, Refusal, Socket};
 use crate::netns::{self, NetnsError};
-use crate::nft::{NftError, Skeleton, Table, Transport};
+use crate::nft::{self, NftError, Skeleton, Table, Transport};
 use crate::records::{AllocateError, Record, Records};
 use crate::rules::{self, Ranges};
 
@@ -126,6 +127,9 @@ pub enum NetworkError {
     /// nftables made trouble.
     #[error(transparent)]
     Nft(#[from] NftError),
+    /// Connection tracking made trouble.
+    #[error(transparent)]
+    Conntrack(#[from] ConntrackError),
 }
 
 /// The names of an instance's things in the kernel.
@@ -166,6 +170,9 @@ pub struct NetworkStatus {
     pub pods: usize,
     /// Whether the node forwards packets.
     pub forwarding: bool,
+    /// Others' nftables chains that drop forwarded packets unless they accept them: pods may have no network. Rules of
+    /// ours cannot overrule that.
+    pub forward_blockers: Vec<String>,
 }
 
 /// The pod network of one node. All methods block for as long as a few system calls take (attaching about a
@@ -183,6 +190,7 @@ struct State {
     range: Option<Cidr>,
     records: Records,
     table: Table,
+    tracker: Tracker,
 }
 
 impl PodNetwork {
@@ -197,7 +205,14 @@ impl PodNetwork {
         let link = ensure_link(&mut socket, &names.link)?;
         setting("ip_forward", "1")?;
         let table = Table::open(&names.table, rules::skeleton(None))?;
-        let state = State { socket, link, range: None, records, table };
+        let tracker = Tracker::open()?;
+        let state = State { socket, link, range: None, records, table, tracker };
+        for chain in nft::forward_blockers().unwrap_or_default() {
+            tracing::warn!(
+                chain,
+                "this chain drops forwarded packets unless it accepts them: pods may have no network"
+            );
+        }
         let network = PodNetwork { state: Mutex::new(state), names, config };
         network.adopt()?;
         if let Some(range) = network.config.pod_cidr {
@@ -226,6 +241,7 @@ impl PodNetwork {
             pod_cidr: state.range,
             gateway: state.range.map(gateway),
             pods: state.records.all().count(),
+            forward_blockers: nft::forward_blockers().unwrap_or_default(),
             forwarding: forwarding.is_ok_and(|value| value.trim() == "1"),
         }
     }
@@ -394,8 +410,13 @@ impl PodNetwork {
                 return Err(NetworkError::Link { step: "remove the link", name, source });
             }
         }
-        if state.records.get(sandbox).is_some() {
+        if let Some(record) = state.records.get(sandbox) {
             state.table.apply([(sandbox.into(), None)])?;
+            if record.ports.iter().any(|port| port.protocol == Transport::Udp) {
+                // Clients that keep their port would go on to the address, whoever has it next.
+                let address = record.address;
+                state.tracker.forget(Transport::Udp, |connection| connection.answerer.0 == address)?;
+            }
         }
         state.records.release(sandbox).map_err(|(path, source)| NetworkError::Records { path, source })
     }

@@ -6,8 +6,9 @@ mod world;
 use std::collections::HashSet;
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use network::nft::{Chain, Hook, HookPoint, Skeleton, Table};
 use network::{Cidr, Config, PodNetwork, PortMapping, Transport};
 use world::{NODE, OUTSIDE, World, ip};
 
@@ -170,6 +171,62 @@ fn two_instances_side_by_side() {
     second.reset().unwrap();
     assert_eq!(world.ask("outside", NODE, 80), Ok(format!("a {OUTSIDE}")));
     assert_eq!(world.ask("outside", NODE, 81), Err(ErrorKind::ConnectionRefused));
+}
+
+#[test]
+fn others_who_drop_what_is_forwarded_are_named() {
+    let world = World::new("blockers");
+    let network = open(&world);
+    assert_eq!(world.on_node(|| network.status().forward_blockers), [""; 0]);
+    let mut theirs = Skeleton::default();
+    let hook = Hook { point: HookPoint::Forward, priority: 0, nat: false };
+    theirs.chains.push((Some(hook), Chain { name: "forward".into(), rules: Vec::new() }));
+    world.on_node(|| {
+        // A policy of accept is no obstacle.
+        Table::open("theirs", theirs).unwrap().apply([]).unwrap();
+        assert_eq!(network.status().forward_blockers, [""; 0]);
+        if let Ok(output) = std::process::Command::new("nft")
+            .args(["add", "chain", "ip", "theirs", "forward", "{ policy drop; }"])
+            .output()
+        {
+            assert!(output.status.success(), "{output:?}");
+            assert_eq!(network.status().forward_blockers, ["ip theirs forward"]);
+        }
+    });
+}
+
+#[test]
+fn rules_that_somebody_removed_come_back() {
+    let world = World::new("removed");
+    let network = open(&world);
+    attach(&world, &network, "a", &[host_port(Transport::Tcp, 80, None)]);
+    network.check().unwrap();
+    world.on_node(|| Table::open("kijabi-test", Skeleton::default()).unwrap().destroy().unwrap());
+    assert_eq!(world.ask("outside", NODE, 80), Err(ErrorKind::ConnectionRefused));
+    network.check().unwrap();
+    assert_eq!(world.ask("outside", NODE, 80), Ok(format!("a {OUTSIDE}")));
+}
+
+#[test]
+fn attaching_takes_milliseconds() {
+    let world = World::new("time");
+    let network = open(&world);
+    let names: Vec<String> = (0..50).map(|number| format!("p{number}")).collect();
+    let time = |work: &mut dyn FnMut(&String)| {
+        let mut times: Vec<Duration> = Vec::new();
+        for name in &names {
+            let start = Instant::now();
+            work(name);
+            times.push(start.elapsed());
+        }
+        times.sort();
+        (times[25], times[49])
+    };
+    let make = time(&mut |name| drop(world.netns(name)));
+    let attach = time(&mut |name| drop(network.attach(name, &world.path(name), &[]).unwrap()));
+    let detach = time(&mut |name| network.detach(name).unwrap());
+    println!("median and worst: namespace {make:?}, attach {attach:?}, detach {detach:?}");
+    assert!(attach.0 < Duration::from_millis(50), "{attach:?}");
 }
 
 #[test]

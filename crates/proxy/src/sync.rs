@@ -1,14 +1,14 @@
 //! The loop: follows Services and EndpointSlices and applies what changed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use client::{Delta, Informer, Informers};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use network::Transport;
-use network::conntrack::{self, Connection};
+use network::conntrack::{Connection, ConntrackError, Tracker};
 use network::nft::{NftError, Table};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
@@ -43,6 +43,9 @@ pub enum ProxyError {
     /// nftables cannot be reached.
     #[error("the service proxy cannot use nftables")]
     Nft(#[from] NftError),
+    /// Tracked connections cannot be reached.
+    #[error("the service proxy cannot use connection tracking")]
+    Conntrack(#[from] ConntrackError),
 }
 
 /// Keeps the node's rules equal to the cluster's Services until the token is cancelled. The rules stay in force then.
@@ -50,6 +53,7 @@ pub enum ProxyError {
 /// millisecond, a first one with thousands of Services some tens.
 pub async fn run(config: Config, token: CancellationToken) -> Result<(), ProxyError> {
     let table = Table::open(config.table, skeleton(&config.node))?;
+    let tracker = Arc::new(Mutex::new(Tracker::open()?));
     let services = config.informers.all::<Service>();
     let slices = config.informers.all::<EndpointSlice>();
     let mut changes = (services.subscribe(), slices.subscribe());
@@ -57,7 +61,7 @@ pub async fn run(config: Config, token: CancellationToken) -> Result<(), ProxyEr
         () = async { tokio::join!(services.synced(), slices.synced()); } => {}
         () = token.cancelled() => return Ok(()),
     }
-    let mut proxy = Proxy::new(config.node, table, services, slices);
+    let mut proxy = Proxy::new(config.node, (table, tracker), services, slices);
     proxy.read_all();
     let mut last = Instant::now() - GATHER;
     let mut check = tokio::time::interval_at(last + CHECK, CHECK);
@@ -98,6 +102,8 @@ type Slices = BTreeMap<String, Arc<EndpointSlice>>;
 struct Proxy {
     node: NodeInfo,
     table: Table,
+    /// Held by one task on another thread at a time, while a list of connections is read.
+    tracker: Arc<Mutex<Tracker>>,
     services: Informer<Service>,
     slices: Informer<EndpointSlice>,
     by_service: HashMap<String, Slices>,
@@ -113,7 +119,7 @@ impl Proxy {
     fn new(node: NodeInfo, table: Table, services: Informer<Service>, slices: Informer<EndpointSlice>) -> Proxy {
         let (by_service, applied) = (HashMap::new(), HashMap::new());
         let (dirty, pending) = (BTreeSet::new(), true);
-        Proxy { node, table, services, slices, by_service, applied, dirty, pending, pause: GATHER }
+        Proxy { node, table, tracker, services, slices, by_service, applied, dirty, pending, pause: GATHER }
     }
 
     /// Starts over from the informers' caches.
@@ -201,7 +207,7 @@ impl Proxy {
         let stale = self.note(plans);
         tracing::debug!(services = count, time = ?start.elapsed(), "rules of services written");
         if !stale.is_empty() {
-            forget(stale).await;
+            forget(&self.tracker, stale).await;
         }
     }
 
@@ -242,7 +248,7 @@ fn owner(slice: &EndpointSlice) -> Option<String> {
 }
 
 /// A UDP client that keeps its port would go on to an endpoint that is gone, or to where there was no Service yet.
-async fn forget(ports: Vec<UdpPort>) {
+async fn forget(tracker: &Arc<Mutex<Tracker>>, ports: Vec<UdpPort>) {
     let stale = move |connection: &Connection| {
         ports.iter().any(|port| {
             let (address, number) = connection.destination;
@@ -250,7 +256,11 @@ async fn forget(ports: Vec<UdpPort>) {
                 && !port.endpoints.contains(&connection.answerer)
         })
     };
-    let forget = move || conntrack::forget(Transport::Udp, stale);
+    let tracker = Arc::clone(tracker);
+    let forget = move || {
+        let mut tracker = tracker.lock().unwrap_or_else(PoisonError::into_inner);
+        tracker.forget(Transport::Udp, stale)
+    };
     match tokio::task::spawn_blocking(forget).await {
         Ok(Ok(0)) | Err(_) => {}
         Ok(Ok(count)) => tracing::debug!(count, "forgot UDP connections to endpoints that are gone"),

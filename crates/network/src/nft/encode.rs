@@ -13,6 +13,7 @@ pub(super) const NEW_TABLE: u16 = 0;
 pub(super) const GET_TABLE: u16 = 1;
 pub(super) const DELETE_TABLE: u16 = 2;
 pub(super) const NEW_CHAIN: u16 = 3;
+pub(super) const GET_CHAIN: u16 = 4;
 pub(super) const DELETE_CHAIN: u16 = 5;
 const NEW_RULE: u16 = 6;
 const DELETE_RULE: u16 = 8;

@@ -17,4 +17,5 @@ pub use build::{Fields, Load, Transport};
 pub use expr::{Compare, Data, Expr, Kind, Pair, Register, Rule, Verdict};
 pub use table::{
     Chain, Element, Fragment, FragmentId, Hook, HookPoint, NftError, SetHolds, SetSpec, Skeleton, Table, TableStats,
+    forward_blockers,
 };

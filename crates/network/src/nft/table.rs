@@ -7,11 +7,11 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use super::encode::{
-    DELETE_CHAIN, DELETE_SET, DELETE_TABLE, GET_TABLE, Holds, NETFILTER_IPV4, NEW_CHAIN, NEW_TABLE, SET_EVALUATED,
-    SET_TIMEOUT, SUBSYSTEM, Transaction, owns_set,
+    DELETE_CHAIN, DELETE_SET, DELETE_TABLE, GET_CHAIN, GET_TABLE, Holds, NETFILTER_IPV4, NEW_CHAIN, NEW_TABLE,
+    SET_EVALUATED, SET_TIMEOUT, SUBSYSTEM, Transaction, owns_set,
 };
 use super::expr::{Data, Kind, Rule};
-use crate::netlink::{Batch, CREATE, Protocol, Refusal, Socket, attribute};
+use crate::netlink::{Batch, CREATE, DUMP, Protocol, Refusal, Socket, attribute};
 
 /// Names a fragment.
 pub type FragmentId = Arc<str>;
@@ -114,7 +114,7 @@ pub enum NftError {
     #[error("cannot open a netfilter socket (does the kernel have nf_tables?)")]
     Open(#[source] io::Error),
     /// The kernel refused a transaction.
-    #[error("the kernel refused an nftables transaction on table {table}")]
+    #[error("the kernel refused an nftables request about table {table:?}")]
     Refused {
         /// The table.
         table: String,
@@ -437,6 +437,39 @@ impl Difference {
         self.gone_sets.extend(gone.map(|set| set.name.clone()));
         self.new_sets.extend(new.iter().filter(|set| !old.contains(set)).cloned());
     }
+}
+
+/// The base chains in the calling thread's network namespace that drop forwarded packets by default, as
+/// `family table chain`. (Rules of the old iptables interface cannot be seen this way.)
+pub fn forward_blockers() -> Result<Vec<String>, NftError> {
+    const TABLE: u16 = 1;
+    const NAME: u16 = 3;
+    const HOOK: u16 = 4;
+    const POLICY: u16 = 5;
+    const HOOK_NUMBER: u16 = 1;
+    let mut socket = Socket::open(Protocol::Netfilter).map_err(NftError::Open)?;
+    let mut request = Batch::default();
+    request.message(SUBSYSTEM << 8 | GET_CHAIN, DUMP, &[0, 0, 0, 0], |_| {});
+    let mut found = Vec::new();
+    let each = |_: u16, payload: &[u8]| {
+        let parse = || {
+            let family = match payload.first()? {
+                1 => "inet",
+                2 => "ip",
+                _ => return None,
+            };
+            let attributes = payload.get(4..)?;
+            let hook = attribute(attribute(attributes, HOOK)?, HOOK_NUMBER)?;
+            let forward = hook == (HookPoint::Forward as u32).to_be_bytes();
+            let drops = attribute(attributes, POLICY)? == 0u32.to_be_bytes();
+            let text = |kind| Some(String::from_utf8_lossy(attribute(attributes, kind)?).replace('\0', ""));
+            (forward && drops).then_some(format!("{family} {} {}", text(TABLE)?, text(NAME)?))
+        };
+        found.extend(parse());
+    };
+    let table = String::new();
+    socket.query(&request, each).map_err(|source| NftError::Refused { table, source })?;
+    Ok(found)
 }
 
 fn add_table(transaction: &mut Transaction<'_>) {
