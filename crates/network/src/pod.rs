@@ -181,6 +181,8 @@ pub struct PodNetwork {
     config: Config,
     names: Names,
     state: Mutex<State>,
+    /// For removing links, which takes the kernel some time: nobody else should wait for it longer than they must.
+    remover: Mutex<Socket>,
 }
 
 struct State {
@@ -213,7 +215,8 @@ impl PodNetwork {
                 "this chain drops forwarded packets unless it accepts them: pods may have no network"
             );
         }
-        let network = PodNetwork { state: Mutex::new(state), names, config };
+        let remover = Mutex::new(Socket::open(Protocol::Route).map_err(NetworkError::Netlink)?);
+        let network = PodNetwork { state: Mutex::new(state), remover, names, config };
         network.adopt()?;
         if let Some(range) = network.config.pod_cidr {
             network.set_pod_cidr(range)?;
@@ -400,16 +403,16 @@ impl PodNetwork {
     /// Disconnects a sandbox and frees its address. One that is not attached is fine. The network namespace itself
     /// is its owner's to remove.
     pub fn detach(&self, sandbox: &str) -> Result<(), NetworkError> {
-        let mut state = self.state.lock();
-        let state = &mut *state;
         let name = host_link(&self.config.instance, sandbox);
-        match link::remove(&mut state.socket, &name) {
+        match link::remove(&mut self.remover.lock(), &name) {
             Ok(()) => {}
             Err(refusal) if refusal.errno == Errno::NODEV => {}
             Err(source) => {
                 return Err(NetworkError::Link { step: "remove the link", name, source });
             }
         }
+        let mut state = self.state.lock();
+        let state = &mut *state;
         if let Some(record) = state.records.get(sandbox) {
             state.table.apply([(sandbox.into(), None)])?;
             if record.ports.iter().any(|port| port.protocol == Transport::Udp) {

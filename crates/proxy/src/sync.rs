@@ -61,7 +61,18 @@ pub async fn run(config: Config, token: CancellationToken) -> Result<(), ProxyEr
         () = async { tokio::join!(services.synced(), slices.synced()); } => {}
         () = token.cancelled() => return Ok(()),
     }
-    let mut proxy = Proxy::new(config.node, (table, tracker), services, slices);
+    let mut proxy = Proxy {
+        node: config.node,
+        table,
+        tracker,
+        services,
+        slices,
+        by_service: HashMap::new(),
+        applied: HashMap::new(),
+        dirty: BTreeSet::new(),
+        pending: true,
+        pause: GATHER,
+    };
     proxy.read_all();
     let mut last = Instant::now() - GATHER;
     let mut check = tokio::time::interval_at(last + CHECK, CHECK);
@@ -116,12 +127,6 @@ struct Proxy {
 }
 
 impl Proxy {
-    fn new(node: NodeInfo, table: Table, services: Informer<Service>, slices: Informer<EndpointSlice>) -> Proxy {
-        let (by_service, applied) = (HashMap::new(), HashMap::new());
-        let (dirty, pending) = (BTreeSet::new(), true);
-        Proxy { node, table, tracker, services, slices, by_service, applied, dirty, pending, pause: GATHER }
-    }
-
     /// Starts over from the informers' caches.
     fn read_all(&mut self) {
         self.by_service.clear();

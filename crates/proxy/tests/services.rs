@@ -261,6 +261,30 @@ fn endpoints_come_go_and_are_none() {
     cluster.check("c", CLUSTER, 80, REFUSED);
 }
 
+/// DNS listens at the gateway's address, the API server at the node's.
+#[test]
+fn endpoints_on_the_node_itself() {
+    let cluster = Cluster::new("node");
+    let [a] = cluster.pods(["a"]);
+    let gateway = cluster.network.gateway().unwrap();
+    cluster.service(json!({}));
+    for address in [gateway, NODE] {
+        cluster.world.serve_at("node", (address, TARGET).into());
+        cluster.endpoints(json!([here(address)]));
+        let ask = |from, to, port| [cluster.world.ask(from, to, port), cluster.world.ask_udp(from, to, port)];
+        cluster.check("a", CLUSTER, 80, Ok(format!("node {a}")));
+        let start = Instant::now();
+        while cluster.world.ask_udp("a", CLUSTER, 80) != Ok(format!("node {a}")) {
+            assert!(start.elapsed() < PATIENCE);
+        }
+        for (from, to, port) in [("node", CLUSTER, 80), ("outside", NODE, NODE_PORT), ("a", NODE, NODE_PORT)] {
+            for answer in ask(from, to, port) {
+                assert!(answer.as_ref().is_ok_and(|answer| answer.starts_with("node ")), "{from} to {to}: {answer:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn policies_that_stay_on_the_node() {
     let cluster = Cluster::new("local");
