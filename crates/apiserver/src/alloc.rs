@@ -148,7 +148,8 @@ impl Allocator {
                 state.services = Some(subscription);
             }
             // All that has arrived, whatever this task's share of polls: a change overlooked is an address given twice.
-            let next = state.services.as_mut().and_then(|services| tokio::task::unconstrained(services.recv()).now_or_never());
+            let next =
+                state.services.as_mut().and_then(|services| tokio::task::unconstrained(services.recv()).now_or_never());
             match next {
                 None => return Ok(()),
                 Some(Some(event)) if event.kind == EventType::Deleted => state.forget(&event.entry.key),

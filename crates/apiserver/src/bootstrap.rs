@@ -9,7 +9,9 @@ use crate::meta;
 use crate::storage::Storage;
 use futures::future::try_join_all;
 use machinery::Status;
+use machinery::selector::LabelSelector;
 use serde_json::{Value, json};
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 /// What the bootstrap objects say about this cluster.
@@ -31,12 +33,44 @@ const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-no
 pub async fn bootstrap(storage: &Storage, config: &Bootstrap) -> Result<(), Status> {
     let mut objects: Vec<Value> = NAMESPACES.iter().map(|name| namespace(name)).collect();
     objects.extend(priority_classes());
-    objects.extend(authz::bootstrap_objects());
+    objects.extend(aggregated(authz::bootstrap_objects()));
     objects.push(kubernetes_service(config));
     objects.extend(config.dns_ip.map(dns_service));
     try_join_all(objects.into_iter().map(|object| ensure(storage, object))).await?;
     try_join_all([endpoints(config), endpoint_slice(config)].map(|object| replace(storage, object))).await?;
     Ok(())
+}
+
+/// Fills in the rules of roles that aggregate, for those who look at them. (Decisions collect them anew.)
+fn aggregated(mut objects: Vec<Value>) -> Vec<Value> {
+    let aggregates = |object: &Value| object.get("aggregationRule").is_some();
+    let rules = |object: &Value| object["rules"].as_array().cloned().unwrap_or_default();
+    let roles: Vec<Value> = objects.iter().filter(|object| object["kind"] == "ClusterRole").cloned().collect();
+    // A role may select one that aggregates itself; upstream's go three deep.
+    let mut known: HashMap<String, Vec<Value>> =
+        roles.iter().map(|role| (meta::name(role).to_owned(), rules(role))).collect();
+    for _ in 0..3 {
+        for role in roles.iter().filter(|role| aggregates(role)) {
+            let mut collected: Vec<Value> = Vec::new();
+            for other in roles.iter().filter(|other| selects(role, other)) {
+                let new = known[meta::name(other)].iter().filter(|rule| !collected.contains(rule)).cloned();
+                let new: Vec<Value> = new.collect();
+                collected.extend(new);
+            }
+            known.insert(meta::name(role).to_owned(), collected);
+        }
+    }
+    for object in objects.iter_mut().filter(|object| aggregates(object)) {
+        object["rules"] = known[meta::name(object)].clone().into();
+    }
+    objects
+}
+
+fn selects(role: &Value, other: &Value) -> bool {
+    let selectors = meta::at(role, &["aggregationRule", "clusterRoleSelectors"]).and_then(Value::as_array);
+    let label = |key: &str| meta::at(other, &["metadata", "labels", key]).and_then(Value::as_str);
+    let mut selectors = selectors.into_iter().flatten().filter_map(|s| LabelSelector::from_value(s).ok());
+    selectors.any(|selector| selector.matches(label))
 }
 
 fn place(object: &Value) -> (&'static str, &'static str) {
@@ -202,6 +236,17 @@ fn endpoint_slice(config: &Bootstrap) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn admin_may_what_edit_and_view_may() {
+        let objects = aggregated(authz::bootstrap_objects());
+        let role = |name: &str| objects.iter().find(|o| o["kind"] == "ClusterRole" && meta::name(o) == name).unwrap();
+        let rules = |name: &str| role(name)["rules"].as_array().unwrap().clone();
+        let (admin, edit, view) = (rules("admin"), rules("edit"), rules("view"));
+        assert!(!view.is_empty() && view.iter().all(|rule| edit.contains(rule)));
+        assert!(edit.len() > view.len() && edit.iter().all(|rule| admin.contains(rule)));
+        assert!(admin.len() > edit.len());
+    }
 
     #[test]
     fn a_bootstrap_role_gets_back_what_it_must_have() {

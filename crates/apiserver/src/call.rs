@@ -2,7 +2,7 @@
 
 use crate::body::Body;
 use crate::context::{AdmissionRequest, Attributes, Operation};
-use crate::decode::decode;
+use crate::decode::decode_as;
 use crate::meta;
 use crate::negotiate::{Accept, Format, Shape};
 use crate::request::Query;
@@ -84,9 +84,10 @@ impl Call {
 
     /// The body as an object of the served kind: checked, pruned, defaulted.
     pub(crate) fn object(&mut self) -> Result<Value, Status> {
-        let decoded = decode(&self.content_type, &self.body)?;
-        let mut object = decoded.value;
         let served = Arc::clone(&self.served);
+        let expected = (&*served.api_version, served.resource.kind);
+        let decoded = decode_as(&self.content_type, &self.body, Some(expected))?;
+        let mut object = decoded.value;
         self.identify(&mut object, &served.api_version, served.resource.kind)?;
         self.complete(object, decoded.duplicates)
     }

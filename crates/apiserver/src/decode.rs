@@ -1,6 +1,8 @@
 //! From a body's bytes to a value, remembering keys that stand twice in one object.
 
-use machinery::Status;
+use api::catalogue::split_api_version;
+use machinery::schema::Schema;
+use machinery::{Status, protobuf};
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 use serde_saphyr::options::DuplicateKeyPolicy;
@@ -19,8 +21,28 @@ pub(crate) struct Decoded {
     pub(crate) duplicates: Vec<String>,
 }
 
+/// The media type of upstream's binary encoding.
+pub(crate) const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+
 /// Decodes a body by its media type; 415 for one we do not read, 400 for a body that is not what it says.
 pub(crate) fn decode(media_type: &str, body: &[u8]) -> Result<Decoded, Status> {
+    decode_as(media_type, body, None)
+}
+
+/// The same; `expected` is the version and kind of a protobuf body that does not say.
+pub(crate) fn decode_as(media_type: &str, body: &[u8], expected: Option<(&str, &str)>) -> Result<Decoded, Status> {
+    if media_type == PROTOBUF {
+        let find = |api_version: &str, kind: &str| {
+            let (group, version) = split_api_version(api_version);
+            Schema::builtin().kind(group, version, kind)
+        };
+        let value = protobuf::decode(body, expected, find).map_err(|error| Status::bad_request(error.to_string()))?;
+        return Ok(Decoded { value, duplicates: Vec::new() });
+    }
+    decode_text(media_type, body)
+}
+
+fn decode_text(media_type: &str, body: &[u8]) -> Result<Decoded, Status> {
     let duplicates = RefCell::default();
     let seed = Seed { duplicates: &duplicates, path: None, depth: 0 };
     let value = match media_type {
@@ -47,7 +69,7 @@ pub(crate) fn decode(media_type: &str, body: &[u8]) -> Result<Decoded, Status> {
 /// 415 with upstream's wording.
 pub(crate) fn unsupported(media_type: &str) -> Status {
     Status::unsupported_media_type(format!(
-        "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml (got {media_type})"
+        "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf (got {media_type})"
     ))
 }
 

@@ -27,7 +27,6 @@ pub mod endpoint;
 mod expire;
 mod handlers;
 mod health;
-mod kinds;
 mod meta;
 mod negotiate;
 mod openapi;

@@ -1,5 +1,6 @@
 //! Which representation of its answer a client wants.
 
+use crate::decode::PROTOBUF;
 use http::HeaderMap;
 use http::header::ACCEPT;
 use machinery::Status;
@@ -12,6 +13,8 @@ pub(crate) enum Format {
     Json,
     /// `application/yaml`.
     Yaml,
+    /// `application/vnd.kubernetes.protobuf`.
+    Protobuf,
 }
 
 impl Format {
@@ -19,6 +22,7 @@ impl Format {
         match self {
             Format::Json => "application/json",
             Format::Yaml => "application/yaml",
+            Format::Protobuf => PROTOBUF,
         }
     }
 }
@@ -56,7 +60,12 @@ impl Accept {
             for clause in clauses.map(str::trim).filter(|clause| !clause.is_empty()) {
                 asked = true;
                 let Some((quality, accept)) = parse(clause) else { continue };
-                if quality > 0 && best.as_ref().is_none_or(|(found, _)| quality > *found) {
+                // Where protobuf is as good as something else, the other is: objects are stored as JSON.
+                let better = best.as_ref().is_none_or(|(found, sofar)| {
+                    quality > *found
+                        || (quality == *found && sofar.format == Format::Protobuf && accept.format != Format::Protobuf)
+                });
+                if quality > 0 && better {
                     best = Some((quality, accept));
                 }
             }
@@ -75,6 +84,7 @@ fn parse(clause: &str) -> Option<(u16, Accept)> {
     let format = match pieces.next()? {
         "application/json" | "*/*" | "application/*" | "text/plain" | "text/*" => Format::Json,
         "application/yaml" => Format::Yaml,
+        PROTOBUF => Format::Protobuf,
         _ => return None,
     };
     let mut accept = Accept { format, ..Accept::default() };
@@ -133,7 +143,7 @@ mod tests {
             ),
             ("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1", Some((Format::Json, meta))),
             ("application/vnd.kubernetes.protobuf,application/json", Some((Format::Json, Shape::Object))),
-            ("application/vnd.kubernetes.protobuf", None),
+            ("application/vnd.kubernetes.protobuf", Some((Format::Protobuf, Shape::Object))),
             ("application/json;q=0.5,application/yaml;q=0.9", Some((Format::Yaml, Shape::Object))),
             ("application/json;as=Table;v=v7;g=meta.k8s.io", None),
             ("image/png", None),

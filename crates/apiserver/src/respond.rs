@@ -2,10 +2,12 @@
 
 use crate::body::Body;
 use crate::negotiate::{Accept, Format};
+use api::catalogue::split_api_version;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
-use machinery::Status;
+use machinery::schema::Schema;
+use machinery::{Status, protobuf};
 use serde_json::Value;
 
 /// An encoded answer.
@@ -18,16 +20,29 @@ pub(crate) fn encoded(format: Format, code: StatusCode, body: Body) -> Response<
 
 /// A value, in the format accepted.
 pub(crate) fn value(accept: Accept, code: StatusCode, value: &Value) -> Response<Body> {
-    encoded(accept.format, code, Body::full(encode(accept, value)))
+    let (format, bytes) = encode(accept, value);
+    encoded(format, code, Body::full(bytes))
 }
 
-/// A value's bytes.
-pub(crate) fn encode(accept: Accept, value: &Value) -> Bytes {
+/// A value's bytes, and the format they are in: JSON for what protobuf has no message for.
+fn encode(accept: Accept, value: &Value) -> (Format, Bytes) {
     match accept.format {
-        Format::Json if accept.pretty => serde_json::to_vec_pretty(value).unwrap_or_default().into(),
-        Format::Json => serde_json::to_vec(value).unwrap_or_default().into(),
-        Format::Yaml => serde_saphyr::to_string(value).unwrap_or_default().into(),
+        Format::Yaml => (Format::Yaml, serde_saphyr::to_string(value).unwrap_or_default().into()),
+        Format::Protobuf => match as_protobuf(value) {
+            Some(bytes) => (Format::Protobuf, bytes.into()),
+            None => encode(Accept { format: Format::Json, ..accept }, value),
+        },
+        Format::Json if accept.pretty => (Format::Json, serde_json::to_vec_pretty(value).unwrap_or_default().into()),
+        Format::Json => (Format::Json, serde_json::to_vec(value).unwrap_or_default().into()),
     }
+}
+
+/// An object as protobuf; none for a kind that has no message.
+pub(crate) fn as_protobuf(value: &Value) -> Option<Vec<u8>> {
+    let text = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or_default();
+    let (group, version) = split_api_version(text("apiVersion"));
+    let schema = Schema::builtin().kind(group, version, text("kind"))?;
+    Some(protobuf::encode(value, schema))
 }
 
 /// An error.

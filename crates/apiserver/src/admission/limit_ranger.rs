@@ -51,8 +51,10 @@ impl AdmissionPlugin for LimitRanger {
         let claim = is(request, "", "persistentvolumeclaims") && writes;
         let Some(object) = request.object.as_deref().filter(|_| pod || claim) else { return Ok(()) };
         let limits = self.limits(&request.attributes.namespace);
-        let problems: Vec<String> =
-            limits.iter().flat_map(|limit| if pod { check_pod(object, limit) } else { check_claim(object, limit) }).collect();
+        let problems: Vec<String> = limits
+            .iter()
+            .flat_map(|limit| if pod { check_pod(object, limit) } else { check_claim(object, limit) })
+            .collect();
         let why = match problems.as_slice() {
             [] => return Ok(()),
             [one] => one.clone(),
@@ -233,7 +235,8 @@ mod tests {
 
     #[test]
     fn defaults_are_filled_in_and_noted() {
-        let limit = json!({"type": "Container", "defaultRequest": {"cpu": "100m"}, "default": {"cpu": "1", "memory": "64Mi"}});
+        let limit =
+            json!({"type": "Container", "defaultRequest": {"cpu": "100m"}, "default": {"cpu": "1", "memory": "64Mi"}});
         let mut pod = json!({"metadata": {}, "spec": {"containers": [
             {"name": "a"}, {"name": "b", "resources": {"requests": {"cpu": "2"}, "limits": {"cpu": "3", "memory": "1Gi"}}},
         ]}});
@@ -253,13 +256,43 @@ mod tests {
     fn what_is_too_little_or_too_much() {
         let container = |requests: Value, limits: Value| json!({"name": "a", "resources": {"requests": requests, "limits": limits}});
         let cases = [
-            (json!({"type": "Container", "min": {"cpu": "100m"}}), json!({"cpu": "50m"}), json!({}), "minimum cpu usage per Container is 100m, but request is 50m"),
-            (json!({"type": "Container", "min": {"cpu": "100m"}}), json!({}), json!({}), "minimum cpu usage per Container is 100m.  No request is specified"),
-            (json!({"type": "Container", "max": {"memory": "1Gi"}}), json!({}), json!({"memory": "2Gi"}), "maximum memory usage per Container is 1Gi, but limit is 2Gi"),
+            (
+                json!({"type": "Container", "min": {"cpu": "100m"}}),
+                json!({"cpu": "50m"}),
+                json!({}),
+                "minimum cpu usage per Container is 100m, but request is 50m",
+            ),
+            (
+                json!({"type": "Container", "min": {"cpu": "100m"}}),
+                json!({}),
+                json!({}),
+                "minimum cpu usage per Container is 100m.  No request is specified",
+            ),
+            (
+                json!({"type": "Container", "max": {"memory": "1Gi"}}),
+                json!({}),
+                json!({"memory": "2Gi"}),
+                "maximum memory usage per Container is 1Gi, but limit is 2Gi",
+            ),
             (json!({"type": "Container", "max": {"memory": "1Gi"}}), json!({}), json!({"memory": "1024Mi"}), ""),
-            (json!({"type": "Pod", "max": {"cpu": "1"}}), json!({}), json!({"cpu": "600m"}), "maximum cpu usage per Pod is 1, but limit is 1200m"),
-            (json!({"type": "Container", "maxLimitRequestRatio": {"cpu": "2"}}), json!({"cpu": "1"}), json!({"cpu": "3"}), "cpu max limit to request ratio per Container is 2, but provided ratio is 3.000000"),
-            (json!({"type": "Container", "maxLimitRequestRatio": {"cpu": "3"}}), json!({"cpu": "1"}), json!({"cpu": "3"}), ""),
+            (
+                json!({"type": "Pod", "max": {"cpu": "1"}}),
+                json!({}),
+                json!({"cpu": "600m"}),
+                "maximum cpu usage per Pod is 1, but limit is 1200m",
+            ),
+            (
+                json!({"type": "Container", "maxLimitRequestRatio": {"cpu": "2"}}),
+                json!({"cpu": "1"}),
+                json!({"cpu": "3"}),
+                "cpu max limit to request ratio per Container is 2, but provided ratio is 3.000000",
+            ),
+            (
+                json!({"type": "Container", "maxLimitRequestRatio": {"cpu": "3"}}),
+                json!({"cpu": "1"}),
+                json!({"cpu": "3"}),
+                "",
+            ),
         ];
         for (limit, requests, limits, expected) in cases {
             let one = container(requests, limits);
@@ -269,6 +302,9 @@ mod tests {
         }
         let claim = json!({"spec": {"resources": {"requests": {"storage": "5Gi"}}}});
         let limit = json!({"type": "PersistentVolumeClaim", "max": {"storage": "2Gi"}});
-        assert_eq!(check_claim(&claim, &limit), ["maximum storage usage per PersistentVolumeClaim is 2Gi, but request is 5Gi"]);
+        assert_eq!(
+            check_claim(&claim, &limit),
+            ["maximum storage usage per PersistentVolumeClaim is 2Gi, but request is 5Gi"]
+        );
     }
 }

@@ -5,6 +5,7 @@ mod default_toleration_seconds;
 mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
+mod pod_security;
 mod priority;
 mod runtime_class;
 mod service_account;
@@ -24,6 +25,7 @@ pub fn plugins(storage: &Arc<Storage>) -> Result<Vec<Arc<dyn AdmissionPlugin>>, 
         Arc::new(service_account::ServiceAccount { accounts: core("serviceaccounts")? }),
         Arc::new(node_restriction::NodeRestriction),
         Arc::new(taint_nodes::TaintNodesByCondition),
+        Arc::new(pod_security::PodSecurity { namespaces: core("namespaces")? }),
         Arc::new(priority::Priority { classes: storage.kind("scheduling.k8s.io", "priorityclasses")?.clone() }),
         Arc::new(default_toleration_seconds::DefaultTolerationSeconds),
         Arc::new(default_storage_class::DefaultStorageClass {

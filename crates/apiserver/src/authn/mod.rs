@@ -34,7 +34,7 @@ impl Chain {
     pub fn new(tokens: Arc<Tokens>, authorizer: Arc<dyn Authorizer>) -> Self {
         let links: Vec<Box<dyn Authenticator>> = vec![
             Box::new(in_process::InProcess),
-            Box::new(certificate::Certificates),
+            Box::new(certificate::Certificates::default()),
             Box::new(service_account::BearerTokens(tokens)),
             Box::new(anonymous::Anonymous),
         ];

@@ -7,11 +7,12 @@
 use super::rules::Rule;
 use crate::context::{Attributes, Authorizer, Decision, UserInfo};
 use crate::meta;
-use crate::storage::{KindStore, Storage};
+use crate::storage::{Entry, EventType, KindStore, Storage, Subscription};
+use futures::FutureExt;
 use machinery::Status;
 use parking_lot::Mutex;
 use serde_json::Value;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 const NODES_GROUP: &str = "system:nodes";
@@ -21,7 +22,6 @@ const NODE_PREFIX: &str = "system:node:";
 type Reference = (&'static str, Box<str>);
 
 struct PodEntry {
-    revision: u64,
     node: Box<str>,
     references: Vec<Reference>,
 }
@@ -29,7 +29,9 @@ struct PodEntry {
 /// What pods refer to, by node.
 #[derive(Default)]
 struct Graph {
-    last_change: Option<u64>,
+    changes: Option<Subscription>,
+    /// What was there when the subscription began, to be learned.
+    fresh: Vec<Arc<Entry>>,
     pods: HashMap<Box<str>, PodEntry>,
     /// How many pods of a node refer to a thing: (node, kind, namespace/name).
     used: HashMap<(Box<str>, &'static str, Box<str>), usize>,
@@ -127,44 +129,48 @@ impl Authorizer for NodeAuthorizer {
 }
 
 impl Graph {
+    /// Applies all changes of pods that have happened. Cost: one per changed pod; all pods, when changes were missed.
     fn refresh(&mut self, pods: &KindStore) {
-        let last_change = pods.last_change();
-        if self.last_change == Some(last_change) {
-            return;
-        }
-        let mut seen: HashSet<Box<str>> = HashSet::new();
-        for entry in pods.list(None) {
-            seen.insert(entry.key.clone());
-            if self.pods.get(&entry.key).is_some_and(|pod| pod.revision == entry.object.revision) {
-                continue;
+        loop {
+            let changes = self.changes.get_or_insert_with(|| {
+                let (entries, changes) = pods.subscribe();
+                self.pods.clear();
+                self.used.clear();
+                self.fresh = entries;
+                changes
+            });
+            // All that has arrived, whatever this task's share of polls.
+            let next = tokio::task::unconstrained(changes.recv()).now_or_never();
+            for entry in std::mem::take(&mut self.fresh) {
+                self.learn(&entry);
             }
-            // Which things a pod refers to is settled at its creation, but for its node and ephemeral containers.
-            let node = entry.field("spec.nodeName").unwrap_or_default();
-            let grows =
-                std::str::from_utf8(&entry.object.body).is_ok_and(|text| text.contains("\"ephemeralContainers\""));
-            if let Some(pod) = self.pods.get_mut(&entry.key)
-                && *pod.node == *node
-                && !node.is_empty()
-                && !grows
-            {
-                pod.revision = entry.object.revision;
-                continue;
+            match next {
+                None => return,
+                Some(Some(event)) if event.kind == EventType::Deleted => self.remove(&event.entry.key),
+                Some(Some(event)) => self.learn(&event.entry),
+                Some(None) => self.changes = None,
             }
-            self.remove(&entry.key);
-            self.add(&entry.key, entry.object.revision, node, &entry.value());
         }
-        let gone: Vec<Box<str>> = self.pods.keys().filter(|key| !seen.contains(*key)).cloned().collect();
-        gone.iter().for_each(|key| self.remove(key));
-        self.last_change = Some(last_change);
     }
 
-    fn add(&mut self, key: &str, revision: u64, node: &str, pod: &Value) {
+    fn learn(&mut self, entry: &Entry) {
+        // Which things a pod refers to is settled at its creation, but for its node and ephemeral containers.
+        let node = entry.field("spec.nodeName").unwrap_or_default();
+        let grows = std::str::from_utf8(&entry.object.body).is_ok_and(|text| text.contains("\"ephemeralContainers\""));
+        if self.pods.get(&entry.key).is_some_and(|pod| *pod.node == *node) && (node.is_empty() || !grows) {
+            return;
+        }
+        self.remove(&entry.key);
+        self.add(&entry.key, node, &entry.value());
+    }
+
+    fn add(&mut self, key: &str, node: &str, pod: &Value) {
         let namespace = key.split_once('/').map_or("", |(namespace, _)| namespace);
         let references = if node.is_empty() { Vec::new() } else { references(pod, namespace) };
         for (kind, thing) in &references {
             *self.used.entry((node.into(), kind, thing.clone())).or_default() += 1;
         }
-        self.pods.insert(key.into(), PodEntry { revision, node: node.into(), references });
+        self.pods.insert(key.into(), PodEntry { node: node.into(), references });
     }
 
     fn remove(&mut self, key: &str) {

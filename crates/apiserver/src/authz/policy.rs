@@ -1,6 +1,6 @@
 //! The roles and bindings every cluster starts with.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Written by `tools/policygen` from upstream's policy: one object a line.
 const POLICY: &str = include_str!("../../data/policy.jsonl");
@@ -13,9 +13,18 @@ pub(super) fn cluster_role(name: &str) -> Option<Value> {
     lines.find_map(|line| serde_json::from_str(line).ok())
 }
 
-/// All of them, as objects of `rbac.authorization.k8s.io/v1`.
+/// All of them, as objects of `rbac.authorization.k8s.io/v1`. The controllers of this program have one user in common, which
+/// therefore holds the role of each (as upstream asks of a controller manager without credentials for each controller).
 pub fn bootstrap_objects() -> Vec<Value> {
-    POLICY.lines().map(|line| serde_json::from_str(line).expect("the generated policy is JSON")).collect()
+    let parse = |line| serde_json::from_str(line).expect("the generated policy is JSON");
+    let mut objects: Vec<Value> = POLICY.lines().map(parse).collect();
+    for object in &mut objects {
+        let of_controller = object["metadata"]["name"].as_str().is_some_and(|n| n.starts_with("system:controller:"));
+        if let (true, Some(subjects)) = (of_controller, object.get_mut("subjects").and_then(Value::as_array_mut)) {
+            subjects.push(json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "system:kube-controller-manager"}));
+        }
+    }
+    objects
 }
 
 #[cfg(test)]

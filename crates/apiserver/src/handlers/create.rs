@@ -66,7 +66,7 @@ pub(super) async fn store_new(call: &mut Call, object: Value, dry_run: bool) -> 
     call.admit(Operation::Create, &mut object, None, dry_run).await?;
     served.strategy.prepare_create(&mut object);
     let (group, kind) = (store.info().group.clone(), store.info().kind.clone());
-    let mut errors = crate::kinds::validate::create(&group, &store.info().version, &kind, &object);
+    let mut errors = api::validate::create(&group, &store.info().version, &kind, &object);
     errors.extend(served.strategy.validate_create(&object));
     if named.is_empty() {
         let path = Path::new("metadata").child("name");

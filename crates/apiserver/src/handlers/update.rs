@@ -124,7 +124,7 @@ fn judge(call: &Call, target: Target, object: &Value, old: &Value) -> Result<(),
         let own = call.served.strategy.validate_update(target.part, object, old);
         errors.extend(own);
         if matches!(target.part, Part::Main) {
-            let more = crate::kinds::validate::update(&info.group, &info.version, &info.kind, object, old);
+            let more = api::validate::update(&info.group, &info.version, &info.kind, object, old);
             for error in more {
                 if !errors.iter().any(|known| known.path == error.path && known.kind == error.kind) {
                     errors.push(error);

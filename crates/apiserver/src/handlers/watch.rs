@@ -99,7 +99,17 @@ impl Shown {
                 table::event(self.served.resource, self.include, beta, object, headers)
             }
         };
-        watch_line(kind, value.to_string().as_bytes())
+        self.framed(kind, &value)
+    }
+
+    /// One event of the stream.
+    fn framed(&self, kind: &str, object: &Value) -> Bytes {
+        if self.accept.format == Format::Protobuf
+            && let Some(object) = respond::as_protobuf(object)
+        {
+            return machinery::protobuf::watch_frame(kind, &object).into();
+        }
+        watch_line(kind, object.to_string().as_bytes())
     }
 }
 
@@ -129,6 +139,10 @@ impl Watch {
         });
         let mut response =
             respond::encoded(Format::Json, StatusCode::OK, Body::Stream(StreamBody::new(lines).boxed_unsync()));
+        if call.accept.format == Format::Protobuf {
+            let media_type = HeaderValue::from_static("application/vnd.kubernetes.protobuf;stream=watch");
+            response.headers_mut().insert(header::CONTENT_TYPE, media_type);
+        }
         // The connection must not gather events up.
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
         response
@@ -137,7 +151,7 @@ impl Watch {
     /// The next line or lines; none at the end.
     async fn next(&mut self, revision: &(dyn Fn() -> u64 + Sync)) -> Option<Bytes> {
         if let Some(status) = self.failure.take() {
-            return Some(watch_line("ERROR", status.to_value().to_string().as_bytes()));
+            return Some(self.shown.framed("ERROR", &status.to_value()));
         }
         if let Some(lines) = self.backlog() {
             return Some(lines);
@@ -252,7 +266,7 @@ impl Watch {
             return self.shown.line("BOOKMARK", object);
         };
         let table = table::bookmark(metadata_of(&object), beta);
-        watch_line("BOOKMARK", table.to_string().as_bytes())
+        self.shown.framed("BOOKMARK", &table)
     }
 }
 

@@ -164,8 +164,12 @@ impl Cluster {
             let containers: Vec<Value> = containers.iter().map(|c| json!({"name": c, "image": "x"})).collect();
             let spec = json!({"nodeName": "n1", "containers": containers});
             let status = json!({"phase": "Running", "podIP": "192.0.2.9"});
-            put("", "pods", json!({"metadata": {"name": name, "namespace": "default"}, "spec": spec, "status": status}))
-                .await;
+            put(
+                "",
+                "pods",
+                json!({"metadata": {"name": name, "namespace": "default"}, "spec": spec, "status": status}),
+            )
+            .await;
         }
     }
 
