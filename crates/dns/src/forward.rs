@@ -35,7 +35,7 @@ pub enum Upstreams {
     /// These resolvers.
     Fixed(Vec<SocketAddr>),
     /// The `nameserver` lines of a file such as `/etc/resolv.conf`, read again when it changes.
-    File(PathBuf),
+    ResolvConf(PathBuf),
 }
 
 /// Asks upstreams.
@@ -112,7 +112,7 @@ impl Forwarder {
     fn upstreams(&self) -> Vec<SocketAddr> {
         let mut list = match &self.upstreams {
             Upstreams::Fixed(list) => list.clone(),
-            Upstreams::File(path) => {
+            Upstreams::ResolvConf(path) => {
                 let modified = std::fs::metadata(path).and_then(|meta| meta.modified());
                 let modified = modified.unwrap_or(SystemTime::UNIX_EPOCH);
                 let mut known = self.file.lock();
