@@ -7,6 +7,7 @@
 
 mod api;
 mod detach;
+mod dns;
 pub(crate) mod engines;
 mod example;
 pub(crate) mod images;
@@ -112,6 +113,7 @@ async fn cluster(config: Config, folder: Folder, bound: Bound, hello: bool, prog
     node::start(&config, &folder, &pki, &engines, &api, bound.kubelet, &parts)?;
     node::wait_ready(&api, &config.node_name).await?;
     progress.step(format_args!("the node {} is ready", config.node_name));
+    node::label(&api, &config.node_name).await?;
 
     let kubeconfig = folder.kubeconfig();
     let shown = kubeconfig.display().to_string();

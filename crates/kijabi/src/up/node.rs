@@ -8,7 +8,7 @@ use crate::folder::Folder;
 use crate::parts::Parts;
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::Node;
-use kube::Api as Objects;
+use kube::api::{Api as Objects, Patch, PatchParams};
 use kube::runtime::wait::await_condition;
 use parking_lot::Mutex;
 use pki::{Leaf, Pki};
@@ -114,13 +114,13 @@ fn kubelet_config(
         pod_pids_limit: 4096,
         log_bytes_max: 10 << 20,
         log_files_max: 5,
-        labels: BTreeMap::from([("node-role.kubernetes.io/control-plane".to_owned(), String::new())]),
+        labels: BTreeMap::new(),
         version: "v1.37.2".to_owned(),
         capacity: None,
     }
 }
 
-/// The service proxy and DNS follow the same objects: they share informers.
+/// The service proxy, and DNS.
 fn start_services(config: &Config, engines: &Engines, api: &Api, parts: &Parts) -> Result<()> {
     let node = proxy::NodeInfo {
         name: config.node_name.clone(),
@@ -133,6 +133,16 @@ fn start_services(config: &Config, engines: &Engines, api: &Api, parts: &Parts) 
         let informers = Arc::new(client::Informers::new(proxying.clone(), token.clone()));
         proxy::run(proxy::Config { informers, node: node.clone(), table: table.clone() }, token)
     });
+    let (config, engines, api) = (config.clone(), engines.clone(), Arc::clone(api));
+    parts.run("dns", move |token| super::dns::run(config.clone(), engines.clone(), Arc::clone(&api), token));
+    Ok(())
+}
+
+/// Marks the node as one with a control plane: a kubelet may not say that of itself (KEP-1143).
+pub(super) async fn label(api: &Api, name: &str) -> Result<()> {
+    let nodes: Objects<Node> = Objects::all(client(api, Identity::Admin));
+    let labels = serde_json::json!({"metadata": {"labels": {"node-role.kubernetes.io/control-plane": ""}}});
+    nodes.patch(name, &PatchParams::default(), &Patch::Merge(labels)).await.context("cannot label the node")?;
     Ok(())
 }
 
