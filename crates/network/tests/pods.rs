@@ -220,13 +220,13 @@ fn attaching_takes_milliseconds() {
             times.push(start.elapsed());
         }
         times.sort();
-        (times[25], times[49])
+        (times[0], times[25], times[49])
     };
     let make = time(&mut |name| drop(world.netns(name)));
     let attach = time(&mut |name| drop(network.attach(name, &world.path(name), &[]).unwrap()));
     let detach = time(&mut |name| network.detach(name).unwrap());
-    println!("median and worst: namespace {make:?}, attach {attach:?}, detach {detach:?}");
-    assert!(attach.0 < Duration::from_millis(50), "{attach:?}");
+    println!("best, median and worst: namespace {make:?}, attach {attach:?}, detach {detach:?}");
+    assert!(attach.1 < Duration::from_millis(50), "{attach:?}");
 }
 
 #[test]
