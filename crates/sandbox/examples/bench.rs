@@ -25,7 +25,8 @@ fn main() {
 /// CPU time of this program and all its children that ended, and of the machine.
 fn machine_cpu() -> Duration {
     let text = std::fs::read_to_string("/proc/stat").unwrap();
-    let fields: Vec<u64> = text.lines().next().unwrap().split_whitespace().skip(1).map(|n| n.parse().unwrap()).collect();
+    let fields: Vec<u64> =
+        text.lines().next().unwrap().split_whitespace().skip(1).map(|n| n.parse().unwrap()).collect();
     Duration::from_millis((fields.iter().take(3).sum::<u64>() + fields[5] + fields[6]) * 10)
 }
 
@@ -98,7 +99,9 @@ async fn bench(pods: usize) {
         one(&sandbox, &image, number, &mut times).await;
     }
     let cpu = (machine_cpu() - cpu) / 30;
-    for (name, times) in ["run_pod_sandbox", "create_container", "start_container", "exit + remove"].iter().zip(&mut times) {
+    for (name, times) in
+        ["run_pod_sandbox", "create_container", "start_container", "exit + remove"].iter().zip(&mut times)
+    {
         times.sort();
         println!("{name:18} p50 {:?} max {:?}", times[times.len() / 2], times[times.len() - 1]);
     }
@@ -109,14 +112,19 @@ async fn bench(pods: usize) {
         let (sandbox, image) = (sandbox.clone(), image.clone());
         starts.spawn(async move {
             let id = sandbox.run_pod_sandbox(pod(number)).await.unwrap();
-            let c = sandbox.create_container(&id, container(&image, &["/bin/busybox", "sleep", "100000"])).await.unwrap();
+            let c =
+                sandbox.create_container(&id, container(&image, &["/bin/busybox", "sleep", "100000"])).await.unwrap();
             sandbox.start_container(&c).await.unwrap();
         });
     }
     while let Some(started) = starts.join_next().await {
         started.unwrap();
     }
-    println!("{pods} pods at once: {:?}, CPU of the machine {:?} a pod", start.elapsed(), (machine_cpu() - cpu) / pods as u32);
+    println!(
+        "{pods} pods at once: {:?}, CPU of the machine {:?} a pod",
+        start.elapsed(),
+        (machine_cpu() - cpu) / pods as u32
+    );
     memory(&dir);
     let start = Instant::now();
     sandbox.reset().await.unwrap();
@@ -132,7 +140,11 @@ fn memory(dir: &Path) {
         let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
         line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).unwrap_or(0)
     };
-    let ids: Vec<_> = std::fs::read_dir(dir.join("sandboxes")).unwrap().flatten().map(|e| e.file_name().into_string().unwrap()).collect();
+    let ids: Vec<_> = std::fs::read_dir(dir.join("sandboxes"))
+        .unwrap()
+        .flatten()
+        .map(|e| e.file_name().into_string().unwrap())
+        .collect();
     let mut shims = Vec::new();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let pid = entry.file_name().into_string().unwrap();

@@ -78,8 +78,16 @@ impl Core {
         };
         // Both to their end, so that what they made can be undone.
         let (shim, ips) = tokio::join!(shim, network);
-        let (_, greeting, child) = shim?;
-        file.status.ips = ips?;
+        let (_, greeting, mut child) = shim?;
+        file.status.ips = match ips {
+            Ok(ips) => ips,
+            Err(error) => {
+                // It has no containers yet.
+                let _ended = child.kill();
+                let _reaped = child.wait();
+                return Err(error);
+            }
+        };
         (file.status.state, file.complete) = (PodSandboxState::Ready, true);
         files::write_pod(dir, file)?;
         Ok((greeting, child))

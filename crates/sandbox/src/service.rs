@@ -67,15 +67,18 @@ impl RuntimeService for Sandbox {
     }
 
     async fn run_pod_sandbox(&self, config: PodSandboxConfig) -> Result<String> {
-        self.core.run_pod(config).await
+        let core = self.core.clone();
+        self.core.whole(async move { core.run_pod(config).await }).await
     }
 
     async fn stop_pod_sandbox(&self, id: &str) -> Result<()> {
-        self.core.stop_pod(id).await
+        let (core, id) = (self.core.clone(), id.to_owned());
+        self.core.whole(async move { core.stop_pod(&id).await }).await
     }
 
     async fn remove_pod_sandbox(&self, id: &str) -> Result<()> {
-        self.core.remove_pod(id).await
+        let (core, id) = (self.core.clone(), id.to_owned());
+        self.core.whole(async move { core.remove_pod(&id).await }).await
     }
 
     async fn pod_sandbox_status(&self, id: &str) -> Result<PodSandboxStatus> {
@@ -87,11 +90,13 @@ impl RuntimeService for Sandbox {
     }
 
     async fn create_container(&self, pod_sandbox_id: &str, config: ContainerConfig) -> Result<String> {
-        self.core.create(pod_sandbox_id, config).await
+        let (core, id) = (self.core.clone(), pod_sandbox_id.to_owned());
+        self.core.whole(async move { core.create(&id, config).await }).await
     }
 
     async fn start_container(&self, id: &str) -> Result<()> {
-        self.core.start(id).await
+        let (core, id) = (self.core.clone(), id.to_owned());
+        self.core.whole(async move { core.start(&id).await }).await
     }
 
     async fn stop_container(&self, id: &str, timeout: Duration) -> Result<()> {
@@ -99,7 +104,8 @@ impl RuntimeService for Sandbox {
     }
 
     async fn remove_container(&self, id: &str) -> Result<()> {
-        self.core.remove(id).await
+        let (core, id) = (self.core.clone(), id.to_owned());
+        self.core.whole(async move { core.remove(&id).await }).await
     }
 
     async fn container_status(&self, id: &str) -> Result<ContainerStatus> {

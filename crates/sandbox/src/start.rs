@@ -6,6 +6,7 @@ use cri::{ContainerEventKind, ContainerState};
 use runtime::client;
 use runtime::spec::ContainerRecord;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// How long a killed container may take to be gone.
@@ -19,7 +20,8 @@ pub(crate) fn kill(sandbox: &Core, container: &Container) -> cri::Result<()> {
 impl Core {
     pub(crate) async fn start(self: &Arc<Self>, id: &str) -> cri::Result<()> {
         let (pod, container) = self.container(id)?;
-        if container.state() != ContainerState::Created {
+        let again = container.start_asked.swap(true, Ordering::SeqCst);
+        if again || container.state() != ContainerState::Created {
             return Err(cri::Error::FailedPrecondition(format!("container {id} was started already")));
         }
         let file = files::read_container(&pod.dir, id).map_err(|e| internal("read container state", &e))?;

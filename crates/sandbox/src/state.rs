@@ -8,6 +8,7 @@ use runtime::spec::ContainerRecord;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
@@ -103,6 +104,8 @@ pub(crate) struct Container {
     pub(crate) cgroup: String,
     pub(crate) stop_signal: i32,
     pub(crate) tty: bool,
+    /// Whether a start was asked for: there is only one.
+    pub(crate) start_asked: AtomicBool,
     status: Mutex<ContainerStatus>,
     /// True once it ended.
     pub(crate) ended: watch::Sender<bool>,
@@ -153,6 +156,17 @@ impl Core {
             kind,
         };
         let _nobody_listens = self.events.send(event);
+    }
+
+    /// Runs something to its end even when the caller goes away, so that nothing is left half made.
+    pub(crate) async fn whole<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> T {
+        match self.tasks.spawn(work).await {
+            Ok(value) => value,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(error) => panic!("a task was lost: {error}"),
+            },
+        }
     }
 
     /// Runs what blocks on a thread for such things.
@@ -214,6 +228,7 @@ impl Container {
             cgroup: file.cgroup.clone(),
             stop_signal: file.stop_signal,
             tty: file.tty,
+            start_asked: AtomicBool::new(false),
             status: Mutex::new(file.status.clone()),
             ended: watch::Sender::new(false),
         }

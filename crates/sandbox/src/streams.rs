@@ -137,6 +137,7 @@ impl Core {
         terminal: Option<(OwnedFd, mpsc::Receiver<TerminalSize>)>,
     ) -> oneshot::Receiver<cri::Result<i32>> {
         let (mut tell, exit) = oneshot::channel();
+        let token = self.token.clone();
         self.tasks.spawn(async move {
             let (master, mut sizes) = terminal.unzip();
             loop {
@@ -148,6 +149,7 @@ impl Core {
                 };
                 tokio::select! {
                     () = tell.closed() => return,
+                    () = token.cancelled() => return,
                     reply = session.next() => {
                         let _nobody_waits = tell.send(exit_code(reply));
                         return;
@@ -208,11 +210,13 @@ impl Core {
         let (resize, mut sizes) = mpsc::channel::<TerminalSize>(SIZES_MAX);
         let (mut tell, exit) = oneshot::channel();
         let mut ended = container.ended.subscribe();
+        let token = self.token.clone();
         self.tasks.spawn(async move {
             let mut open = true;
             loop {
                 tokio::select! {
                     () = tell.closed() => return,
+                    () = token.cancelled() => return,
                     size = sizes.recv(), if open => match size {
                         Some(size) => drop(session.resize(size.width, size.height).await),
                         None => open = false,

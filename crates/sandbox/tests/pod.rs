@@ -27,7 +27,10 @@ async fn commands_run_in_a_container() {
     let id = node.run(&pod, node.config("c", "exec sleep 1000")).await;
     let command = |script: &str| ["sh", "-c", script].map(str::to_owned).to_vec();
     let result = node.sandbox.exec_sync(&id, &command("echo out; echo err >&2; exit 4"), None).await.unwrap();
-    assert_eq!((result.exit_code, result.stdout.as_slice(), result.stderr.as_slice()), (4, &b"out\n"[..], &b"err\n"[..]));
+    assert_eq!(
+        (result.exit_code, result.stdout.as_slice(), result.stderr.as_slice()),
+        (4, &b"out\n"[..], &b"err\n"[..])
+    );
 
     let late = node.sandbox.exec_sync(&id, &command("sleep 100"), Some(Duration::from_millis(200))).await;
     assert!(matches!(late, Err(cri::Error::DeadlineExceeded(_))), "{late:?}");
@@ -78,7 +81,8 @@ async fn attach_reaches_the_first_process() {
     let node = Node::open(4).await;
     let pod = node.pod("four").await;
     for tty in [false, true] {
-        let mut config = node.config(if tty { "t" } else { "p" }, "read line; echo got $line; read more; echo end; exit 6");
+        let mut config =
+            node.config(if tty { "t" } else { "p" }, "read line; echo got $line; read more; echo end; exit 6");
         (config.stdin, config.stdin_once, config.tty) = (true, true, tty);
         let mut events = node.sandbox.events();
         let id = node.run(&pod, config).await;
@@ -154,7 +158,8 @@ async fn what_a_reboot_ended_is_reported_so() {
     // The shim is killed: its containers go with it.
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", status.pid)).unwrap();
     let shim: i32 = stat.rsplit(')').next().unwrap().split_whitespace().nth(1).unwrap().parse().unwrap();
-    rustix::process::kill_process(rustix::process::Pid::from_raw(shim).unwrap(), rustix::process::Signal::KILL).unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_raw(shim).unwrap(), rustix::process::Signal::KILL)
+        .unwrap();
     let lost = node.wait(&mut events, &id).await;
     assert_eq!((lost.state, lost.exit_code), (ContainerState::Exited, 137));
     let node = node.reopen(|_| {}).await;

@@ -57,7 +57,6 @@ pub(super) fn further(process: &Process, v1: &[PathBuf], target: &OwnedFd, stdio
         // The machine's cgroup folders are out of sight once inside.
         join_cgroups(v1)?;
         let into = ThreadNameSpaceType::MOUNT | ThreadNameSpaceType::CONTROL_GROUP;
-        hide_memory()?;
         rustix::thread::move_into_thread_name_spaces(target.as_fd(), into).map_err(|e| step("setns")(e.into()))?;
         prepare(&[], stdio, sync)?;
         if process.tty {
@@ -75,15 +74,14 @@ fn step(what: &str) -> impl FnOnce(io::Error) -> Failure {
     move |error| Failure::new(format!("{what}: {}", crate::reason(&error)))
 }
 
-/// Processes of a container must not look into this one while it is on its way in (its program is the shim).
-fn hide_memory() -> Result<(), Failure> {
+/// Processes of a container must not look into this one, nor into its children on their way in.
+pub(super) fn hide_memory() -> Result<(), Failure> {
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|e| step("prctl")(e.into()))
 }
 
 /// What both kinds of child do first: signals, session, cgroups, standard streams, and nothing else open.
 fn prepare(v1: &[PathBuf], stdio: Stdio, sync: &OwnedFd) -> Result<(), Failure> {
     syscall::reset_signals();
-    hide_memory()?;
     rustix::process::setsid().map_err(|e| step("setsid")(e.into()))?;
     rustix::process::umask(Mode::empty());
     join_cgroups(v1)?;

@@ -69,6 +69,8 @@ fn step(what: &str) -> impl FnOnce(io::Error) -> Failure {
 
 fn assemble(pod: &PodSpec) -> Result<Shim, Failure> {
     let _old_kernel = rustix::thread::set_name(c"kijabi-shim");
+    // Children on their way into a container inherit it: nothing inside can look into them.
+    init::hide_memory()?;
     rustix::process::setsid().map_err(|e| step("setsid")(e.into()))?;
     rustix::process::chdir("/").map_err(|e| step("chdir")(e.into()))?;
     for folder in &pod.cgroups {
