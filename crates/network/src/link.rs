@@ -15,6 +15,7 @@ const GET_ADDRESS: u16 = 22;
 const NEW_ROUTE: u16 = 24;
 const DELETE_ROUTE: u16 = 25;
 const GET_ROUTE: u16 = 26;
+const NEW_NEIGHBOR: u16 = 28;
 
 const ROUTE_DESTINATION: u16 = 1;
 const ROUTE_OUTPUT: u16 = 4;
@@ -66,6 +67,7 @@ pub(crate) struct Veth<'a> {
     /// The name of the end that stays, and its description.
     pub(crate) host: &'a str,
     pub(crate) alias: &'a str,
+    pub(crate) mac: Mac,
     /// The name and hardware address of the other end, and the namespace it moves to.
     pub(crate) peer: &'a str,
     pub(crate) peer_mac: Mac,
@@ -106,7 +108,7 @@ pub(crate) fn add_bridge(socket: &mut Socket, name: &str) -> Result<(), Refusal>
 pub(crate) fn add_veth(socket: &mut Socket, veth: &Veth<'_>) -> Result<(), Refusal> {
     let mut batch = Batch::default();
     batch.message(NEW_LINK, ACK | CREATE | EXCLUSIVE, &link_header(0, false), |link| {
-        link.text(NAME, veth.host).u32(MTU, veth.mtu);
+        link.text(NAME, veth.host).bytes(ADDRESS, &veth.mac).u32(MTU, veth.mtu);
         link.nest(LINK_INFO, |info| {
             info.text(INFO_KIND, "veth").nest(INFO_DATA, |data| {
                 data.nest(VETH_PEER, |peer| {
@@ -139,22 +141,61 @@ fn put_no_ipv6(families: &mut Attrs<'_>) {
     });
 }
 
+/// The way from the node to a pod.
+pub(crate) struct WayToPod {
+    /// The node's end of the pair.
+    pub(crate) index: u32,
+    pub(crate) address: Ipv4Addr,
+    pub(crate) mac: Mac,
+    /// The address the node speaks from.
+    pub(crate) source: Ipv4Addr,
+}
+
+/// Routes a pod's address to its link. Its hardware address is known: nobody has to ask, and there is no limit on
+/// how many neighbours are remembered.
+pub(crate) fn add_way(socket: &mut Socket, way: &WayToPod) -> Result<(), Refusal> {
+    let mut batch = Batch::default();
+    push_neighbor(&mut batch, way.index, way.address, way.mac);
+    let network = Cidr::new(way.address, 32);
+    push_route(&mut batch, Route::OnLink { network, index: way.index, source: way.source });
+    socket.execute(batch)
+}
+
+/// What the inside of a pod needs.
+pub(crate) struct Inside {
+    /// The pod's end of the pair.
+    pub(crate) index: u32,
+    pub(crate) address: Ipv4Addr,
+    /// The gateway, and the hardware address of the node's end.
+    pub(crate) gateway: Ipv4Addr,
+    pub(crate) gateway_mac: Mac,
+}
+
 /// Sets up the inside of a pod: loopback, its only address, and everything else by way of the gateway.
 /// The address has no network of its own (/32): other pods of the node are behind the gateway too.
-pub(crate) fn configure_pod(
-    socket: &mut Socket,
-    index: u32,
-    address: Ipv4Addr,
-    gateway: Ipv4Addr,
-) -> Result<(), Refusal> {
+pub(crate) fn configure_pod(socket: &mut Socket, inside: &Inside) -> Result<(), Refusal> {
+    let &Inside { index, address, gateway, gateway_mac } = inside;
     let mut batch = Batch::default();
     batch.message(NEW_LINK, ACK, &link_header(LOOPBACK, true), |_| {});
     batch.message(NEW_LINK, ACK, &link_header(index, true), |link| {
         link.nest(AF_SPEC, put_no_ipv6);
     });
     push_address(&mut batch, index, address);
+    push_neighbor(&mut batch, index, gateway, gateway_mac);
     push_route(&mut batch, Route::Default { index, gateway });
     socket.execute(batch)
+}
+
+fn push_neighbor(batch: &mut Batch, index: u32, address: Ipv4Addr, mac: Mac) {
+    const PERMANENT: u8 = 0x80;
+    const DESTINATION: u16 = 1;
+    const HARDWARE: u16 = 2;
+    let [a, b, c, d] = index.to_ne_bytes();
+    let [low, high] = u16::from(PERMANENT).to_ne_bytes();
+    let header = [IPV4, 0, 0, 0, a, b, c, d, low, high, 0, 0];
+    batch.message(NEW_NEIGHBOR, ACK | CREATE | REPLACE, &header, |attrs| {
+        attrs.bytes(DESTINATION, &address.octets()).bytes(HARDWARE, &mac);
+    });
 }
 
 /// Gives a link an address without a network; one it has already is fine.

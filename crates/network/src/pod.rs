@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cidr::Cidr;
 use crate::conntrack::{ConntrackError, Tracker};
-use crate::link::{self, Route, Veth};
+use crate::link::{self, Inside, Route, Veth, WayToPod};
 use crate::netlink::{Protocol, Refusal, Socket};
 use crate::netns::{self, NetnsError};
 use crate::nft::{self, NftError, Skeleton, Table, Transport};
@@ -355,6 +355,7 @@ impl PodNetwork {
 
     fn connect(&self, sandbox: &str, netns: &Path, gateway: Ipv4Addr) -> Result<Ipv4Addr, NetworkError> {
         let name = host_link(&self.config.instance, sandbox);
+        let host_mac = host_mac(&name);
         let wrap = |step| {
             let name = name.clone();
             move |source| NetworkError::Link { step, name, source }
@@ -368,6 +369,7 @@ impl PodNetwork {
             let veth = Veth {
                 host: &name,
                 alias: &format!("{}{sandbox}", self.alias_prefix()),
+                mac: host_mac,
                 peer: POD_LINK,
                 peer_mac: mac(record.address),
                 peer_netns: file.as_fd(),
@@ -385,9 +387,8 @@ impl PodNetwork {
             let index = link::index(&mut state.socket, &name)
                 .map_err(wrap("look for the link"))?
                 .ok_or_else(|| wrap("find the new link")(Errno::NODEV.into()))?;
-            let network = Cidr::new(record.address, 32);
-            link::add_route(&mut state.socket, Route::OnLink { network, index, source: gateway })
-                .map_err(wrap("route the pod's address to"))?;
+            let way = WayToPod { index, address: record.address, mac: mac(record.address), source: gateway };
+            link::add_way(&mut state.socket, &way).map_err(wrap("lead the pod's address to"))?;
             let fragment = rules::pod(record.address, &record.ports);
             let address = record.address;
             state.table.apply([(sandbox.into(), Some(fragment))])?;
@@ -396,7 +397,8 @@ impl PodNetwork {
         let index = link::index(&mut inside, POD_LINK)
             .map_err(wrap("look inside the pod behind"))?
             .ok_or_else(|| wrap("find the pod's end of")(Errno::NODEV.into()))?;
-        link::configure_pod(&mut inside, index, address, gateway).map_err(wrap("configure the pod behind"))?;
+        let settings = Inside { index, address, gateway, gateway_mac: host_mac };
+        link::configure_pod(&mut inside, &settings).map_err(wrap("configure the pod behind"))?;
         Ok(address)
     }
 
@@ -557,6 +559,12 @@ fn gateway(range: Cidr) -> Ipv4Addr {
 fn mac(address: Ipv4Addr) -> link::Mac {
     let [a, b, c, d] = address.octets();
     [MAC_PREFIX[0], MAC_PREFIX[1], a, b, c, d]
+}
+
+/// The hardware address of the node's end.
+fn host_mac(link: &str) -> link::Mac {
+    let [a, b, c, d, ..] = hash(link).to_be_bytes();
+    [MAC_PREFIX[0], MAC_PREFIX[1] | 1, a, b, c, d]
 }
 
 /// The name of a sandbox's link on the node.
