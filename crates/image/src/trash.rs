@@ -101,7 +101,7 @@ mod tests {
         std::fs::create_dir(root.path().join("deep")).unwrap();
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let mut fd = fs::open(root.path().join("deep"), flags, Mode::empty()).unwrap();
-        for _ in 0..5000 {
+        for _ in 0..1500 {
             fs::mkdirat(&fd, "a-name-of-some-length", Mode::from_raw_mode(0o755)).unwrap();
             fs::symlinkat("/", &fd, "link").unwrap();
             fd = fs::openat(&fd, "a-name-of-some-length", flags, Mode::empty()).unwrap();

@@ -17,14 +17,14 @@ async fn a_full_disk() {
     let lab = Lab::new();
     let disk = lab.path("disk");
     fs::create_dir(&disk).unwrap();
-    mount("tmpfs", &disk, "tmpfs", MountFlags::empty(), c"size=6m").unwrap();
+    mount("tmpfs", &disk, "tmpfs", MountFlags::empty(), c"size=2m").unwrap();
     let open = || Store::open(Config::new(disk.join("store"))).unwrap();
     let store = open();
     let small = vec![Tar::new().file("small", "x").end()];
     import_layers(&store, "small", small.clone()).await.unwrap();
     // Too big when packed, and too big only when unpacked.
-    let zeros = gzip(&Tar::new().with("big", FILE, "", &vec![1; 20 << 20], |_| {}).end());
-    for (what, layer) in [("packed", Tar::new().with("big", FILE, "", &noise(8 << 20), |_| {}).end()), ("plain", zeros)]
+    let zeros = gzip(&Tar::new().with("big", FILE, "", &vec![1; 4 << 20], |_| {}).end());
+    for (what, layer) in [("packed", Tar::new().with("big", FILE, "", &noise(3 << 20), |_| {}).end()), ("plain", zeros)]
     {
         let error = import_layers(&store, "big", vec![layer]).await.unwrap_err();
         assert!(error.is_no_space() && error.chain().contains("No space left on device"), "{what}: {}", error.chain());
@@ -89,12 +89,12 @@ async fn a_container_may_nest_directories_deeper_than_any_path() {
     let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
     let mut fd = rustix::fs::open(&root, flags, rustix::fs::Mode::empty()).unwrap();
     let name = "n".repeat(50);
-    for _ in 0..2000 {
+    for _ in 0..1200 {
         rustix::fs::mkdirat(&fd, &*name, rustix::fs::Mode::from_raw_mode(0o755)).unwrap();
         fd = rustix::fs::openat(&fd, &*name, flags, rustix::fs::Mode::empty()).unwrap();
     }
     drop(fd);
-    assert_eq!(store.usage("c").await.unwrap().inodes, 2000);
+    assert_eq!(store.usage("c").await.unwrap().inodes, 1200);
     store.remove_snapshot("c").await.unwrap();
     store.remove("deep").await.unwrap();
     drop(store);
