@@ -19,7 +19,10 @@ pub fn check(pod: &Pod, others: &[&Pod], node: Option<&Node>, capacity: &Capacit
     if let Some(labels) = node.and_then(|n| n.metadata.labels.as_ref())
         && !affine(pod, labels, node)
     {
-        return Some(verdict("NodeAffinity", "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector"));
+        return Some(verdict(
+            "NodeAffinity",
+            "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector",
+        ));
     }
     let insufficient = |name: &str, requested: i64, used: i64, capacity: i64| {
         let text = format!(
@@ -43,7 +46,8 @@ pub fn check(pod: &Pod, others: &[&Pod], node: Option<&Node>, capacity: &Capacit
 
 fn host_ports(pod: &Pod) -> Vec<(String, i32)> {
     let host = spec::host_network(pod);
-    let containers = spec::init_containers(pod).iter().filter(|c| spec::is_sidecar(c)).chain(&spec::spec(pod).containers);
+    let containers =
+        spec::init_containers(pod).iter().filter(|c| spec::is_sidecar(c)).chain(&spec::spec(pod).containers);
     let ports = containers.flat_map(|c| c.ports.iter().flatten());
     let number = |p: &k8s_openapi::api::core::v1::ContainerPort| {
         p.host_port.or_else(|| host.then_some(p.container_port)).filter(|n| *n > 0)
@@ -120,16 +124,24 @@ mod tests {
         let first = pod(cpu("700m"));
         let port = json!({"containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": 80}]}]});
         let taken = pod(port.clone());
-        let terms = |op: &str, v: &str| json!({"containers": [], "affinity": {"nodeAffinity": {
+        let terms = |op: &str, v: &str| {
+            json!({"containers": [], "affinity": {"nodeAffinity": {
             "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
-                {"matchExpressions": [{"key": "zone", "operator": op, "values": [v]}]}]}}}});
+                {"matchExpressions": [{"key": "zone", "operator": op, "values": [v]}]}]}}}})
+        };
         let others = [&first, &taken];
         for (spec, want) in [
             (cpu("300m"), None),
             (cpu("301m"), Some(("OutOfcpu", "requested: 301, used: 700, capacity: 1000"))),
-            (json!({"containers": [{"name": "c", "resources": {"requests": {"memory": "2Gi"}}}]}), Some(("OutOfmemory", "requested: 2147483648"))),
+            (
+                json!({"containers": [{"name": "c", "resources": {"requests": {"memory": "2Gi"}}}]}),
+                Some(("OutOfmemory", "requested: 2147483648")),
+            ),
             (port, Some(("NodePorts", "free ports"))),
-            (json!({"containers": [], "nodeSelector": {"zone": "b"}}), Some(("NodeAffinity", "node affinity/selector"))),
+            (
+                json!({"containers": [], "nodeSelector": {"zone": "b"}}),
+                Some(("NodeAffinity", "node affinity/selector")),
+            ),
             (json!({"containers": [], "os": {"name": "windows"}}), Some(("PodOSNotSupported", "OS field"))),
             (terms("In", "a"), None),
             (terms("NotIn", "a"), Some(("NodeAffinity", "selector"))),

@@ -58,7 +58,12 @@ pub struct Config {
 
 impl Config {
     /// A configuration with the usual limits.
-    pub fn new(node_name: &str, client: Client, runtime: Arc<dyn RuntimeService>, images: Arc<dyn ImageService>) -> Config {
+    pub fn new(
+        node_name: &str,
+        client: Client,
+        runtime: Arc<dyn RuntimeService>,
+        images: Arc<dyn ImageService>,
+    ) -> Config {
         Config {
             node_name: node_name.to_owned(),
             node_ips: Vec::new(),

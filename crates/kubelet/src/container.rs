@@ -42,16 +42,21 @@ pub fn config(input: &Input<'_>) -> Result<ContainerConfig, String> {
     let ips = if spec::host_network(pod) { &context.config.node_ips[..] } else { input.pod_ips };
     let facts = context.facts(ips);
     let services = context.service_env(pod);
-    let envs = env::make(&env::Input { pod, container: c, fetched: input.fetched, services: &services, facts: &facts })?;
+    let envs =
+        env::make(&env::Input { pod, container: c, fetched: input.fetched, services: &services, facts: &facts })?;
     let dirs = PodDirs::new(&context.config.root_dir, spec::uid(pod));
     let mut mounts = volume_mounts(input, &envs, &dirs)?;
     hosts_mount(input, ips, &dirs, &mut mounts)?;
     let message_file = termination_file(c, input.attempt, &dirs, &mut mounts)?;
     mounts.sort_by_key(|m| m.container_path.components().count());
-    let mut security =
-        security::context(pod, c, &ImageUser::parse(&input.image.user), &context.config.root_dir)?;
-    if input.kind == Kind::Ephemeral && target(pod, &c.name).is_some() && security.namespaces.pid == NamespaceMode::Container {
-        return Err("ephemeral containers with a target (targetContainerName) need shareProcessNamespace on this node".into());
+    let mut security = security::context(pod, c, &ImageUser::parse(&input.image.user), &context.config.root_dir)?;
+    if input.kind == Kind::Ephemeral
+        && target(pod, &c.name).is_some()
+        && security.namespaces.pid == NamespaceMode::Container
+    {
+        return Err(
+            "ephemeral containers with a target (targetContainerName) need shareProcessNamespace on this node".into()
+        );
     }
     if security.namespaces.pid == NamespaceMode::Container && spec::spec(pod).share_process_namespace == Some(true) {
         security.namespaces.pid = NamespaceMode::Pod;
@@ -195,7 +200,8 @@ fn hosts_mount(input: &Input<'_>, ips: &[String], dirs: &PodDirs, mounts: &mut V
         String::new()
     };
     let content = podnet::hosts(input.pod, ips, &input.context.config.cluster_domain, &node_hosts);
-    podnet::write_hosts(&dirs.hosts(), &content).map_err(|e| format!("cannot write {}: {e}", dirs.hosts().display()))?;
+    podnet::write_hosts(&dirs.hosts(), &content)
+        .map_err(|e| format!("cannot write {}: {e}", dirs.hosts().display()))?;
     mounts.push(Mount { container_path: inside.to_owned(), host_path: dirs.hosts(), ..Mount::default() });
     Ok(())
 }
@@ -205,9 +211,9 @@ fn termination_file(c: &Container, attempt: u32, dirs: &PodDirs, mounts: &mut Ve
     let inside = c.termination_message_path.as_deref().filter(|p| !p.is_empty()).unwrap_or("/dev/termination-log");
     let dir = dirs.container(&c.name);
     let file = dir.join(format!("{attempt:08x}"));
-    let made = std::fs::create_dir_all(&dir).and_then(|()| std::fs::write(&file, "")).and_then(|()| {
-        std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o666))
-    });
+    let made = std::fs::create_dir_all(&dir)
+        .and_then(|()| std::fs::write(&file, ""))
+        .and_then(|()| std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o666)));
     made.map_err(|e| format!("cannot make termination message file {}: {e}", file.display()))?;
     mounts.push(Mount { container_path: absolute(inside), host_path: file.clone(), ..Mount::default() });
     Ok(file)

@@ -81,7 +81,12 @@ pub fn field(pod: &Pod, path: &str, facts: &NodeFacts) -> Result<String, String>
 }
 
 /// The value of a request or limit, in units of the divisor, rounded up.
-pub fn resource(pod: &Pod, own: &Container, selector: &ResourceFieldSelector, facts: &NodeFacts) -> Result<String, String> {
+pub fn resource(
+    pod: &Pod,
+    own: &Container,
+    selector: &ResourceFieldSelector,
+    facts: &NodeFacts,
+) -> Result<String, String> {
     let other = selector.container_name.as_deref().filter(|n| !n.is_empty() && *n != own.name);
     let other = match other {
         Some(name) => Some(spec::container(pod, name).ok_or_else(|| format!("container {name} not found"))?.1),
@@ -124,8 +129,11 @@ mod tests {
             "metadata": {"name": "p", "namespace": "n", "uid": "u", "labels": {"b": "2", "a": "x\"y\n"}},
             "spec": {"containers": [], "nodeName": "node", "serviceAccountName": "sa"}}))
         .unwrap();
-        let facts =
-            NodeFacts { host_ips: vec!["10.0.0.1".into()], pod_ips: vec!["10.1.0.5".into(), "fd00::5".into()], ..NodeFacts::default() };
+        let facts = NodeFacts {
+            host_ips: vec!["10.0.0.1".into()],
+            pod_ips: vec!["10.1.0.5".into(), "fd00::5".into()],
+            ..NodeFacts::default()
+        };
         for (path, want) in [
             ("metadata.name", "p"),
             ("metadata.labels['b']", "2"),

@@ -128,7 +128,8 @@ fn env_from(
     }
     if let Some(r) = &source.secret_ref {
         let secret = input.fetched.secret(&r.name, r.optional == Some(true))?;
-        let text = |(k, v): (&String, &k8s_openapi::ByteString)| (k.clone(), String::from_utf8_lossy(&v.0).into_owned());
+        let text =
+            |(k, v): (&String, &k8s_openapi::ByteString)| (k.clone(), String::from_utf8_lossy(&v.0).into_owned());
         return Ok(secret.map_or_else(Vec::new, |s| s.data.iter().flatten().map(text).collect()));
     }
     Ok(Vec::new())
@@ -221,7 +222,13 @@ mod tests {
         let container: Container = serde_json::from_value(container).unwrap();
         let services = BTreeMap::from([("KUBERNETES_SERVICE_HOST".to_owned(), "10.43.0.1".to_owned())]);
         let fetched = fetched();
-        make(&Input { pod: &pod, container: &container, fetched: &fetched, services: &services, facts: &NodeFacts::default() })
+        make(&Input {
+            pod: &pod,
+            container: &container,
+            fetched: &fetched,
+            services: &services,
+            facts: &NodeFacts::default(),
+        })
     }
 
     #[test]
@@ -256,11 +263,14 @@ mod tests {
 
     #[test]
     fn links_of_services() {
-        let service: Service = serde_json::from_value(json!({"metadata": {"name": "my-db"}, "spec": {"clusterIP": "10.43.0.7",
+        let service: Service =
+            serde_json::from_value(json!({"metadata": {"name": "my-db"}, "spec": {"clusterIP": "10.43.0.7",
             "ports": [{"name": "sql", "port": 5432, "protocol": "TCP"}]}}))
+            .unwrap();
+        let headless: Service = serde_json::from_value(
+            json!({"metadata": {"name": "h"}, "spec": {"clusterIP": "None", "ports": [{"port": 1}]}}),
+        )
         .unwrap();
-        let headless: Service =
-            serde_json::from_value(json!({"metadata": {"name": "h"}, "spec": {"clusterIP": "None", "ports": [{"port": 1}]}})).unwrap();
         let got: Vec<String> = service_links(&[&service, &headless]).iter().map(|(k, v)| format!("{k}={v}")).collect();
         let want = [
             "MY_DB_PORT=tcp://10.43.0.7:5432",

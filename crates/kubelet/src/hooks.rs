@@ -61,7 +61,11 @@ pub async fn run(context: &Context, pod: &Pod, hook: &Hook<'_>) -> Result<(), St
     if let Some(exec) = &h.exec {
         let command = exec.command.clone().unwrap_or_default();
         let failed = |why: String, output: &str| {
-            format!("Exec lifecycle hook ([{}]) {of} failed - error: {why}, message: {}", command.join(" "), quote(output))
+            format!(
+                "Exec lifecycle hook ([{}]) {of} failed - error: {why}, message: {}",
+                command.join(" "),
+                quote(output)
+            )
         };
         let result = context.runtime().exec_sync(hook.id, &command, None).await;
         let result = result.map_err(|e| failed(e.to_string(), ""))?;

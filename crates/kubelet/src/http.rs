@@ -73,9 +73,9 @@ pub async fn get(request: &Get, timeout: Duration) -> Result<Answer, String> {
     let url = request.url();
     match tokio::time::timeout(timeout, follow(request)).await {
         Ok(answer) => answer,
-        Err(_) => Err(format!(
-            "Get \"{url}\": context deadline exceeded (Client.Timeout exceeded while awaiting headers)"
-        )),
+        Err(_) => {
+            Err(format!("Get \"{url}\": context deadline exceeded (Client.Timeout exceeded while awaiting headers)"))
+        }
     }
 }
 
@@ -162,8 +162,9 @@ fn reason(error: &hyper::Error) -> String {
 /// Speaks HTTP/2 without TLS to a gRPC server: one call, its message back.
 pub async fn grpc(host: &str, port: u16, path: &str, message: Vec<u8>) -> Result<(Bytes, Option<String>), String> {
     let tcp = TcpStream::connect((host, port)).await.map_err(|e| dial_error(host, port, &e))?;
-    let (mut sender, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(tcp)).await.map_err(|e| e.to_string())?;
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(tcp))
+        .await
+        .map_err(|e| e.to_string())?;
     let mut framed = vec![0];
     framed.extend(u32::try_from(message.len()).unwrap_or(0).to_be_bytes());
     framed.extend(message);

@@ -42,8 +42,11 @@ async fn look(context: &Shared, directory: &Directory, last_used: &mut HashMap<S
     let info = context.images().image_fs_info().await.map_err(|e| e.to_string())?;
     let (size, free) = disk(&PathBuf::from(info.mountpoint)).ok_or("the file system of images does not answer")?;
     let mut images = context.images().list_images().await.map_err(|e| e.to_string())?;
-    let in_use: HashSet<String> =
-        directory.all().iter().flat_map(|e| e.view.containers().iter().map(|c| c.image_id.clone()).collect::<Vec<_>>()).collect();
+    let in_use: HashSet<String> = directory
+        .all()
+        .iter()
+        .flat_map(|e| e.view.containers().iter().map(|c| c.image_id.clone()).collect::<Vec<_>>())
+        .collect();
     let now = Instant::now();
     for image in &images {
         let at = last_used.entry(image.id.clone()).or_insert(now);
@@ -58,7 +61,9 @@ async fn look(context: &Shared, directory: &Directory, last_used: &mut HashMap<S
         return Ok(());
     }
     let mut wanted = used.saturating_sub(size / 100 * LOW_PERCENT);
-    images.retain(|i| !i.pinned && !in_use.contains(&i.id) && last_used.get(&i.id).is_some_and(|at| now - *at >= AGE_MIN));
+    images.retain(|i| {
+        !i.pinned && !in_use.contains(&i.id) && last_used.get(&i.id).is_some_and(|at| now - *at >= AGE_MIN)
+    });
     images.sort_by_key(|i| last_used.get(&i.id).copied());
     for image in images {
         if wanted == 0 {
@@ -69,6 +74,8 @@ async fn look(context: &Shared, directory: &Directory, last_used: &mut HashMap<S
     }
     match wanted {
         0 => Ok(()),
-        left => Err(format!("Failed to garbage collect required amount of images. Attempted to free {left} bytes more than there were eligible")),
+        left => Err(format!(
+            "Failed to garbage collect required amount of images. Attempted to free {left} bytes more than there were eligible"
+        )),
     }
 }

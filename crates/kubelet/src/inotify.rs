@@ -21,7 +21,10 @@ impl Watch {
             | WatchFlags::DELETE
             | WatchFlags::CLOSE_WRITE;
         inotify::add_watch(&fd, path, flags)?;
-        #[expect(deprecated, reason = "its successor is unsafe for types that change descriptors; an `OwnedFd` never does")]
+        #[expect(
+            deprecated,
+            reason = "its successor is unsafe for types that change descriptors; an `OwnedFd` never does"
+        )]
         let fd = AsyncFd::new(fd)?;
         Ok(Watch(fd))
     }

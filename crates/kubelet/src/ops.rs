@@ -76,13 +76,14 @@ pub enum Outcome {
 pub async fn mount(context: &Shared, pod: &Arc<Pod>, pod_ips: &[String]) -> Result<Mounted, VolumeError> {
     let fetched = context.objects.fetch(pod).await;
     let facts = context.facts(pod_ips);
-    let resolved =
-        volumes::resolve(&volumes::Input { pod, fetched: &fetched, facts: &facts }, &context.tokens).await?;
+    let resolved = volumes::resolve(&volumes::Input { pod, fetched: &fetched, facts: &facts }, &context.tokens).await?;
     let dirs = PodDirs::new(&context.config.root_dir, spec::uid(pod));
     let pod = pod.clone();
     let paths = tokio::task::spawn_blocking(move || {
-        std::fs::create_dir_all(&dirs.pod)
-            .map_err(|e| VolumeError { volume: String::new(), reason: format!("cannot make {}: {e}", dirs.pod.display()) })?;
+        std::fs::create_dir_all(&dirs.pod).map_err(|e| VolumeError {
+            volume: String::new(),
+            reason: format!("cannot make {}: {e}", dirs.pod.display()),
+        })?;
         volumes::setup(&dirs, &pod, &resolved)
     });
     let paths = paths.await.map_err(|e| VolumeError { volume: String::new(), reason: e.to_string() })??;
@@ -90,7 +91,13 @@ pub async fn mount(context: &Shared, pod: &Arc<Pod>, pod_ips: &[String]) -> Resu
 }
 
 /// Volumes, then a sandbox; those there are are stopped first.
-pub async fn make_sandbox(context: Shared, pod: Arc<Pod>, old: Vec<String>, attempt: u32, cancel: CancellationToken) -> Outcome {
+pub async fn make_sandbox(
+    context: Shared,
+    pod: Arc<Pod>,
+    old: Vec<String>,
+    attempt: u32,
+    cancel: CancellationToken,
+) -> Outcome {
     let mounted = tokio::select! {
         () = cancel.cancelled() => return Outcome::Cancelled,
         mounted = mount(&context, &pod, &[]) => mounted,
@@ -167,7 +174,8 @@ fn port_mappings(pod: &Pod) -> Vec<PortMapping> {
     if spec::host_network(pod) {
         return Vec::new();
     }
-    let containers = spec::init_containers(pod).iter().filter(|c| spec::is_sidecar(c)).chain(&spec::spec(pod).containers);
+    let containers =
+        spec::init_containers(pod).iter().filter(|c| spec::is_sidecar(c)).chain(&spec::spec(pod).containers);
     let ports = containers.flat_map(|c| c.ports.iter().flatten());
     ports
         .filter_map(|p| {
@@ -235,7 +243,13 @@ pub async fn start(context: Shared, pod: Arc<Pod>, input: StartInput, cancel: Ca
         };
         if let Err(message) = result {
             context.container_event(&pod, &name, EventType::Warning, "FailedPostStartHook", "PostStartHook failed");
-            let kill = Kill { id: id.clone(), name: name.clone(), message: "FailedPostStartHook".into(), grace_s: spec::grace_seconds(&pod), hook: true };
+            let kill = Kill {
+                id: id.clone(),
+                name: name.clone(),
+                message: "FailedPostStartHook".into(),
+                grace_s: spec::grace_seconds(&pod),
+                hook: true,
+            };
             stop(&context, &pod, &kill).await;
             let found = refreshed(&context, found, &id).await;
             return Outcome::Start(name, found, Err(StartError::new("PostStartHookError", message)));

@@ -171,20 +171,26 @@ mod tests {
 
     #[test]
     fn hosts_files() {
-        let p = pod(json!({"containers": [], "hostname": "h", "subdomain": "s", "hostAliases": [{"ip": "1.2.3.4", "hostnames": ["a", "b"]}]}));
+        let p = pod(
+            json!({"containers": [], "hostname": "h", "subdomain": "s", "hostAliases": [{"ip": "1.2.3.4", "hostnames": ["a", "b"]}]}),
+        );
         let text = hosts(&p, &["10.0.0.5".into()], "cluster.local", "");
         assert!(text.starts_with("# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n"));
         assert!(text.contains("\n10.0.0.5\th.s.n.svc.cluster.local\th\n"), "{text}");
         assert!(text.ends_with("\n# Entries added by HostAliases.\n1.2.3.4\ta\tb\n"), "{text}");
         let host = pod(json!({"containers": [], "hostNetwork": true}));
-        assert_eq!(hosts(&host, &[], "c", "127.0.0.1 x\n"), "# Kubernetes-managed hosts file (host network).\n127.0.0.1 x\n");
+        assert_eq!(
+            hosts(&host, &[], "c", "127.0.0.1 x\n"),
+            "# Kubernetes-managed hosts file (host network).\n127.0.0.1 x\n"
+        );
     }
 
     #[test]
     fn names() {
         let p = pod(json!({"containers": [], "subdomain": "s", "setHostnameAsFQDN": true}));
         assert_eq!(kernel_hostname(&p, "cluster.local").as_deref(), Ok("p.s.n.svc.cluster.local"));
-        let long = pod(json!({"containers": [], "hostname": "x".repeat(63), "subdomain": "s", "setHostnameAsFQDN": true}));
+        let long =
+            pod(json!({"containers": [], "hostname": "x".repeat(63), "subdomain": "s", "setHostnameAsFQDN": true}));
         assert!(kernel_hostname(&long, "cluster.local").is_err());
         assert_eq!(kernel_hostname(&pod(json!({"containers": []})), "c").as_deref(), Ok("p"));
     }

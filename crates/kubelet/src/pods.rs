@@ -111,7 +111,8 @@ impl Pods {
             Err(RecvError::Lagged(_)) => {
                 let now = self.informer.list();
                 let uids: HashSet<String> = now.iter().map(|p| spec::uid(p).to_owned()).collect();
-                let gone: Vec<Arc<Pod>> = self.known.values().filter(|p| !uids.contains(spec::uid(p))).cloned().collect();
+                let gone: Vec<Arc<Pod>> =
+                    self.known.values().filter(|p| !uids.contains(spec::uid(p))).cloned().collect();
                 gone.iter().filter(|p| !statics::is_static(p)).for_each(|p| self.deleted(p));
                 now.into_iter().for_each(|p| self.update(p));
             }
@@ -138,7 +139,8 @@ impl Pods {
         let inbox = Inbox::default();
         self.directory.add(&pod, inbox.clone());
         let view = self.adopted.remove(&uid).unwrap_or_default();
-        let fresh = view.sandboxes().is_empty() && !spec::is_terminal(&pod) && pod.metadata.deletion_timestamp.is_none();
+        let fresh =
+            view.sandboxes().is_empty() && !spec::is_terminal(&pod) && pod.metadata.deletion_timestamp.is_none();
         let mut worker = Worker::new(self.context.clone(), self.directory.clone(), inbox, pod.clone(), view);
         if fresh && let Some(verdict) = self.admit(&pod) {
             worker.reject(verdict);
@@ -197,19 +199,17 @@ impl Pods {
             let context = self.context.clone();
             self.chores.spawn(async move { remove_orphan(&context, &uid, &view).await });
         }
-        let (context, known) = (self.context.clone(), self.known.clone());
-        let statics: HashSet<String> = self.statics.keys().cloned().collect();
-        self.chores.spawn(async move {
-            let dir = context.config.root_dir.join("pods");
-            for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
-                let uid = entry.file_name().to_string_lossy().into_owned();
-                if known.contains_key(&uid) || statics.contains(&uid) {
-                    continue;
-                }
-                let dirs = PodDirs::new(&context.config.root_dir, &uid);
-                let removed = tokio::task::spawn_blocking(move || crate::volumes::clean_up(&dirs)).await;
-                if let Ok(Err(error)) = removed {
-                    tracing::warn!(%uid, %error, "the folder of a pod that is gone could not be removed");
+        let root = self.context.config.root_dir.clone();
+        // Looked at before the first new pod can come, so that none of them is taken for a leftover.
+        let entries = std::fs::read_dir(root.join("pods")).into_iter().flatten().flatten();
+        let uids = entries.map(|e| e.file_name().to_string_lossy().into_owned());
+        let left: Vec<PodDirs> =
+            uids.filter(|uid| !self.known.contains_key(uid)).map(|uid| PodDirs::new(&root, &uid)).collect();
+        self.chores.spawn_blocking(move || {
+            for dirs in left {
+                if let Err(error) = crate::volumes::clean_up(&dirs) {
+                    let path = dirs.pod.display();
+                    tracing::warn!(%path, %error, "the folder of a pod that is gone could not be removed");
                 }
             }
         });
@@ -218,15 +218,19 @@ impl Pods {
     fn watch_statics(&self) -> Option<Watch> {
         let dir = self.context.config.static_pod_dir.as_ref()?;
         Watch::folder(dir)
-            .inspect_err(|error| tracing::warn!(path = %dir.display(), %error, "the folder of static pods cannot be watched"))
+            .inspect_err(
+                |error| tracing::warn!(path = %dir.display(), %error, "the folder of static pods cannot be watched"),
+            )
             .ok()
     }
 
     fn read_statics(&mut self) {
         let Some(dir) = &self.context.config.static_pod_dir else { return };
         let found = statics::read_folder(dir, &self.context.config.node_name);
-        let new: HashMap<String, Arc<Pod>> = found.into_iter().map(|p| (spec::uid(&p).to_owned(), Arc::new(p))).collect();
-        let gone: Vec<Arc<Pod>> = self.statics.iter().filter(|(uid, _)| !new.contains_key(*uid)).map(|(_, p)| p.clone()).collect();
+        let new: HashMap<String, Arc<Pod>> =
+            found.into_iter().map(|p| (spec::uid(&p).to_owned(), Arc::new(p))).collect();
+        let gone: Vec<Arc<Pod>> =
+            self.statics.iter().filter(|(uid, _)| !new.contains_key(*uid)).map(|(_, p)| p.clone()).collect();
         for pod in gone {
             self.statics.remove(spec::uid(&pod));
             self.known.remove(spec::uid(&pod));
@@ -263,7 +267,11 @@ impl Pods {
             let Ok(Some(old)) = api.get_opt(spec::name(&pod)).await else { return };
             if statics::is_mirror(&old) {
                 let preconditions = Preconditions { uid: old.metadata.uid, resource_version: None };
-                let params = DeleteParams { grace_period_seconds: Some(0), preconditions: Some(preconditions), ..DeleteParams::default() };
+                let params = DeleteParams {
+                    grace_period_seconds: Some(0),
+                    preconditions: Some(preconditions),
+                    ..DeleteParams::default()
+                };
                 if let Err(error) = api.delete(spec::name(&pod), &params).await {
                     tracing::warn!(pod = %spec::full_name(&pod), %error, "a mirror pod could not be deleted");
                 }

@@ -14,7 +14,7 @@ use crate::view::{View, now_ns};
 use client::EventType;
 use cri::{ContainerState, ContainerStatus};
 use k8s_openapi::api::core::v1::{Container, Pod, Probe};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -62,7 +62,7 @@ impl Prober {
     /// Starts the probes that shall run and ends the others. A pod that is ending keeps only its readiness probes.
     pub fn sync(&mut self, pod: &Arc<Pod>, view: &View, local: &Local, ending: bool) {
         while self.tasks.try_join_next().is_some() {}
-        let mut wanted: Vec<((String, ProbeKind), Target)> = Vec::new();
+        let mut wanted: HashSet<(String, ProbeKind)> = HashSet::new();
         for status in view.containers().iter().filter(|c| c.state == ContainerState::Running) {
             let Some((kind, c)) = spec::container(pod, &status.metadata.name) else { continue };
             if !matches!(kind, Kind::Regular | Kind::Sidecar) {
@@ -70,35 +70,31 @@ impl Prober {
             }
             for (probe_kind, probe) in due(&c, status, local, ending) {
                 let key = (status.id.clone(), probe_kind);
-                let target = self.target(pod, view, &c, status, probe_kind, probe.clone(), local);
-                wanted.push((key, target));
+                wanted.insert(key.clone());
+                if !self.running.contains_key(&key) {
+                    let ready = local.ready.contains(&status.id);
+                    let target = self.target(pod, view, (&c, status), (probe_kind, probe), ready);
+                    let handle = self.tasks.spawn(target.run());
+                    self.running.insert(key, handle);
+                }
             }
         }
         self.running.retain(|key, handle| {
-            let keep = wanted.iter().any(|(k, _)| k == key);
+            let keep = wanted.contains(key);
             if !keep {
                 handle.abort();
             }
             keep
         });
-        for (key, target) in wanted {
-            if !self.running.contains_key(&key) {
-                let handle = self.tasks.spawn(target.run());
-                self.running.insert(key, handle);
-            }
-        }
     }
 
-    #[allow(clippy::too_many_arguments)]
     fn target(
         &self,
         pod: &Arc<Pod>,
         view: &View,
-        c: &Container,
-        status: &ContainerStatus,
-        kind: ProbeKind,
-        probe: Probe,
-        local: &Local,
+        (c, status): (&Container, &ContainerStatus),
+        (kind, probe): (ProbeKind, &Probe),
+        ready: bool,
     ) -> Target {
         let ip = if spec::host_network(pod) { None } else { view.sandbox().and_then(|s| s.ips.first().cloned()) };
         let ip = ip.or_else(|| self.context.config.node_ips.first().cloned());
@@ -110,9 +106,9 @@ impl Prober {
             id: status.id.clone(),
             ip: ip.unwrap_or_else(|| "127.0.0.1".into()),
             kind,
-            probe,
+            probe: probe.clone(),
             started_ns: status.started_at_ns,
-            was_good: kind == ProbeKind::Readiness && local.ready.contains(&status.id),
+            was_good: kind == ProbeKind::Readiness && ready,
         }
     }
 }
@@ -161,7 +157,8 @@ impl Target {
     /// When the first attempt is due: liveness probes without a delay wait for one period.
     fn first(&self) -> Instant {
         let delay = self.probe.initial_delay_seconds.and_then(|s| u64::try_from(s).ok()).unwrap_or(0);
-        let delay = if delay == 0 && self.kind == ProbeKind::Liveness { self.period() } else { Duration::from_secs(delay) };
+        let delay =
+            if delay == 0 && self.kind == ProbeKind::Liveness { self.period() } else { Duration::from_secs(delay) };
         let age = Duration::from_nanos((now_ns() - self.started_ns).max(0).unsigned_abs());
         Instant::now() + delay.saturating_sub(age)
     }
@@ -184,7 +181,13 @@ impl Target {
             let verdict = self.attempt_thrice().await;
             self.event(&verdict);
             (good, bad) = if verdict == Verdict::Good { (good + 1, 0) } else { (0, bad + 1) };
-            let result = if good >= good_at { Some(true) } else if bad >= bad_at { Some(false) } else { None };
+            let result = if good >= good_at {
+                Some(true)
+            } else if bad >= bad_at {
+                Some(false)
+            } else {
+                None
+            };
             if result.is_some() && result != told {
                 told = result;
                 self.tell(result == Some(true));
@@ -318,12 +321,17 @@ async fn grpc_probe(host: &str, port: u16, service: &str, timeout: Duration) -> 
     let address = http::authority(host, port);
     let call = http::grpc(host, port, "/grpc.health.v1.Health/Check", message);
     match tokio::time::timeout(timeout, call).await {
-        Err(_) => Verdict::Bad(format!("timeout: failed to connect service \"{address}\" within {}s: context deadline exceeded", timeout.as_secs())),
+        Err(_) => Verdict::Bad(format!(
+            "timeout: failed to connect service \"{address}\" within {}s: context deadline exceeded",
+            timeout.as_secs()
+        )),
         Ok(Err(e)) => Verdict::Bad(format!("error: failed to connect service at \"{address}\": {e}")),
-        Ok(Ok((_, Some(status)))) if status == "12" => {
-            Verdict::Bad("error: this server does not implement the grpc health protocol (grpc.health.v1.Health)".into())
+        Ok(Ok((_, Some(status)))) if status == "12" => Verdict::Bad(
+            "error: this server does not implement the grpc health protocol (grpc.health.v1.Health)".into(),
+        ),
+        Ok(Ok((_, Some(status)))) if status != "0" => {
+            Verdict::Bad(format!("error: health rpc probe failed: rpc error: code = {status}"))
         }
-        Ok(Ok((_, Some(status)))) if status != "0" => Verdict::Bad(format!("error: health rpc probe failed: rpc error: code = {status}")),
         Ok(Ok((body, _))) => match serving(&body) {
             1 => Verdict::Good,
             0 => Verdict::Bad("service unhealthy (responded with \"UNKNOWN\")".into()),
@@ -347,7 +355,9 @@ mod tests {
 
     #[test]
     fn health_answers_are_read() {
-        for (body, want) in [(&[0, 0, 0, 0, 2, 8, 1][..], 1), (&[0, 0, 0, 0, 2, 8, 2], 2), (&[0, 0, 0, 0, 0], 0), (&[], 0)] {
+        for (body, want) in
+            [(&[0, 0, 0, 0, 2, 8, 1][..], 1), (&[0, 0, 0, 0, 2, 8, 2], 2), (&[0, 0, 0, 0, 0], 0), (&[], 0)]
+        {
             assert_eq!(serving(body), want);
         }
     }

@@ -87,7 +87,13 @@ pub async fn ensure(context: &Context, pod: &Pod, c: &Container, fetched: &Fetch
     }
 }
 
-async fn pull(context: &Context, pod: &Pod, c: &Container, image: &str, fetched: &Fetched) -> Result<Image, StartError> {
+async fn pull(
+    context: &Context,
+    pod: &Pod,
+    c: &Container,
+    image: &str,
+    fetched: &Fetched,
+) -> Result<Image, StartError> {
     context.container_event(pod, &c.name, EventType::Normal, "Pulling", format!("Pulling image \"{image}\""));
     let asked = Instant::now();
     let _permit = context.pulls.acquire().await;
@@ -233,14 +239,16 @@ mod tests {
             ("a:1", Some("Never"), "Never"),
             ("a@sha256:1", None, "IfNotPresent"),
         ] {
-            let c = Container { image: Some(image.into()), image_pull_policy: set.map(Into::into), ..Container::default() };
+            let c =
+                Container { image: Some(image.into()), image_pull_policy: set.map(Into::into), ..Container::default() };
             assert_eq!(policy(&c), want, "{image}");
         }
     }
 
     #[test]
     fn credentials_fit_the_registry() {
-        let pod: Pod = serde_json::from_value(json!({"spec": {"containers": [], "imagePullSecrets": [{"name": "s"}]}})).unwrap();
+        let pod: Pod =
+            serde_json::from_value(json!({"spec": {"containers": [], "imagePullSecrets": [{"name": "s"}]}})).unwrap();
         let config = json!({"auths": {
             "https://index.docker.io/v1/": {"auth": base64::engine::general_purpose::STANDARD.encode("hub:x:y")},
             "reg.example.com/team": {"username": "team", "password": "p"},

@@ -150,7 +150,8 @@ mod tests {
     use serde_json::json;
 
     fn pod_with(containers: serde_json::Value) -> Pod {
-        serde_json::from_value(json!({"metadata": {"name": "p", "uid": "u1"}, "spec": {"containers": containers}})).unwrap()
+        serde_json::from_value(json!({"metadata": {"name": "p", "uid": "u1"}, "spec": {"containers": containers}}))
+            .unwrap()
     }
 
     #[test]

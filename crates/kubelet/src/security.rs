@@ -157,7 +157,10 @@ mod tests {
             "",
         )
         .unwrap();
-        assert_eq!((got.run_as_user, got.run_as_group, got.supplemental_groups.as_slice()), (Some(9), Some(2), &[3, 4][..]));
+        assert_eq!(
+            (got.run_as_user, got.run_as_group, got.supplemental_groups.as_slice()),
+            (Some(9), Some(2), &[3, 4][..])
+        );
         assert!(got.no_new_privs && got.readonly_rootfs);
         assert_eq!((got.add_capabilities[0].as_str(), got.drop_capabilities[0].as_str()), ("NET_ADMIN", "ALL"));
         assert_eq!(got.seccomp, SeccompProfile::RuntimeDefault);
@@ -174,10 +177,26 @@ mod tests {
     fn root_is_refused_where_non_root_is_asked() {
         let whom = "(pod: \"p_n(u)\", container: c)";
         for (pod, own, user, want) in [
-            (json!({"runAsNonRoot": true}), json!({}), "", format!("container has runAsNonRoot and image will run as root {whom}")),
-            (json!({"runAsNonRoot": true, "runAsUser": 0}), json!({}), "5", format!("container's runAsUser breaks non-root policy {whom}")),
-            (json!({}), json!({"runAsNonRoot": true}), "web",
-             format!("container has runAsNonRoot and image has non-numeric user (web), cannot verify user is non-root {whom}")),
+            (
+                json!({"runAsNonRoot": true}),
+                json!({}),
+                "",
+                format!("container has runAsNonRoot and image will run as root {whom}"),
+            ),
+            (
+                json!({"runAsNonRoot": true, "runAsUser": 0}),
+                json!({}),
+                "5",
+                format!("container's runAsUser breaks non-root policy {whom}"),
+            ),
+            (
+                json!({}),
+                json!({"runAsNonRoot": true}),
+                "web",
+                format!(
+                    "container has runAsNonRoot and image has non-numeric user (web), cannot verify user is non-root {whom}"
+                ),
+            ),
         ] {
             assert_eq!(check(pod, own, user), Err(want));
         }

@@ -126,10 +126,11 @@ impl Simulated {
     pub fn end(&self, container: &str, exit_code: i32) {
         let id = {
             let state = self.0.state.lock();
-            let running = state.containers.values().filter(|c| {
-                c.config.metadata.name == container && c.status.state == ContainerState::Running
-            });
-            running.map(|c| c.status.id.clone()).last()
+            let running = state
+                .containers
+                .values()
+                .filter(|c| c.config.metadata.name == container && c.status.state == ContainerState::Running);
+            running.map(|c| c.status.id.clone()).next_back()
         };
         if let Some(id) = id {
             self.0.exited(&id, exit_code);

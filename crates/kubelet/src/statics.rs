@@ -33,7 +33,9 @@ pub fn config_hash(pod: &Pod) -> Option<&str> {
 
 /// A pod of a file, as this node runs it: with the node's name, an identity of its own, and its hash.
 pub fn parse(text: &str, node_name: &str) -> Result<Pod, String> {
-    let value: serde_json::Value = serde_saphyr::from_str(text).map_err(|e| format!("not YAML or JSON: {e}"))?;
+    let options = serde_saphyr::options! { strict_booleans: true };
+    let value: serde_json::Value =
+        serde_saphyr::from_str_with_options(text, options).map_err(|e| format!("not YAML or JSON: {e}"))?;
     if value["kind"].as_str().is_some_and(|k| k != "Pod") {
         return Err(format!("a {} is not a Pod", value["kind"]));
     }
@@ -42,7 +44,8 @@ pub fn parse(text: &str, node_name: &str) -> Result<Pod, String> {
     let spec = pod.spec.as_mut().ok_or("the pod has no spec")?;
     let hash = hex::encode(&Sha256::digest(format!("{node_name}\n{text}"))[..16]);
     spec.node_name = Some(node_name.to_owned());
-    let everything = Toleration { operator: Some("Exists".into()), effect: Some("NoExecute".into()), ..Toleration::default() };
+    let everything =
+        Toleration { operator: Some("Exists".into()), effect: Some("NoExecute".into()), ..Toleration::default() };
     spec.tolerations.get_or_insert_default().push(everything);
     let meta = &mut pod.metadata;
     meta.name = Some(format!("{name}-{node_name}"));

@@ -3,6 +3,7 @@
 mod conditions;
 mod containers;
 
+pub(crate) use conditions::OURS;
 pub(crate) use containers::{SCHEME, old_status};
 
 use crate::spec::{self, Kind};
@@ -233,12 +234,7 @@ fn exit_of(status: &ContainerStatus) -> (Option<i32>, bool, bool) {
     (ended.and_then(|s| s.terminated.as_ref()).map(|t| t.exit_code), running, waiting)
 }
 
-fn count_init(
-    pod: &Pod,
-    c: &k8s_openapi::api::core::v1::Container,
-    status: Option<&ContainerStatus>,
-    n: &mut Counts,
-) {
+fn count_init(pod: &Pod, c: &k8s_openapi::api::core::v1::Container, status: Option<&ContainerStatus>, n: &mut Counts) {
     match status.map(exit_of) {
         Some((Some(code), false, _)) => {
             if code != 0 && !spec::should_restart(pod, Kind::Init, c, code) {

@@ -47,6 +47,8 @@ pub(crate) struct Worker {
     refresh_again: bool,
     stage: Stage,
     verdict: Option<Verdict>,
+    /// The node refused it: nothing of it ever runs here.
+    rejected: bool,
     /// When the pod must have ended.
     end_by_ns: i64,
     sandboxes_stopped: bool,
@@ -78,6 +80,7 @@ impl Worker {
             refresh_again: false,
             stage: Stage::Running,
             verdict: None,
+            rejected: false,
             end_by_ns: 0,
             sandboxes_stopped: false,
             gone: false,
@@ -95,6 +98,7 @@ impl Worker {
         let short = message.strip_prefix("Pod was rejected: ").unwrap_or(&message).to_owned();
         self.context.pod_event(&self.pod, EventType::Warning, &verdict.reason, short);
         self.verdict = Some(verdict);
+        self.rejected = true;
         self.begin_end();
     }
 
@@ -183,6 +187,7 @@ impl Worker {
         if self.stage == Stage::Running {
             self.show_waiting(plan.waiting);
             wake = earliest(wake, self.token_renewal());
+            wake = earliest(wake, self.local.failures.get("").map(|f| f.retry_ns).filter(|_| self.mounted.is_none()));
         }
         for action in plan.actions {
             self.act(action);
@@ -267,7 +272,10 @@ impl Worker {
             return;
         }
         let Some(mounted) = self.mounted.clone() else {
-            self.refresh_volumes();
+            // An adopted pod whose volumes could not be had: not before its time.
+            if self.local.failures.get("").is_none_or(|f| now_ns() >= f.retry_ns) {
+                self.refresh_volumes();
+            }
             return;
         };
         let Some(sandbox) = self.view.ready_sandbox(spec::host_network(&self.pod)).cloned() else { return };
@@ -370,10 +378,11 @@ impl Worker {
             None if crate::statics::is_static(&self.pod) => return,
             None => self.pod.clone(),
         };
-        let made = if self.verdict.is_some() && self.view.sandboxes().is_empty() && self.previous.is_none() {
-            self.verdict.as_ref().map(|v| status::rejected(&self.pod, v, now_ns()))
-        } else {
-            Some(self.status())
+        let made = match &self.verdict {
+            Some(verdict) if self.rejected => {
+                self.previous.is_none().then(|| status::rejected(&self.pod, verdict, now_ns()))
+            }
+            _ => Some(self.status()),
         };
         if let Some(made) = made
             && self.previous.as_ref() != Some(&made)

@@ -46,9 +46,7 @@ struct Inner {
 pub struct Writer(Arc<Inner>);
 
 fn urgent(old: Option<&PodStatus>, new: &PodStatus) -> bool {
-    let ready = |s: &PodStatus| {
-        s.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
-    };
+    let ready = |s: &PodStatus| s.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True");
     old.is_none_or(|old| {
         (old.phase != new.phase && new.phase.as_deref() != Some("Pending")) || ready(old) != ready(new)
     })
@@ -234,9 +232,19 @@ fn difference(old: &Value, new: &Value) -> Option<Value> {
 
 fn conditions(old: Option<&Value>, new: &Value) -> Option<Value> {
     let old = old.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    let changed: Vec<Value> =
-        new.as_array().into_iter().flatten().filter(|c| !old.contains(c)).map(|c| with_nulls(old, c)).collect();
+    let changed: Vec<Value> = new
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|c| ours(c) && !old.contains(c))
+        .map(|c| with_nulls(old, c))
+        .collect();
     (!changed.is_empty()).then_some(Value::Array(changed))
+}
+
+/// What others set is theirs to change.
+fn ours(condition: &Value) -> bool {
+    condition["type"].as_str().is_some_and(|t| crate::status::OURS.contains(&t))
 }
 
 /// A condition that lost its reason or message says so: merging keeps what is not named.
@@ -270,20 +278,21 @@ mod tests {
             (json!(null), json!({"phase": "Running"}), Some(json!({"phase": "Running"}))),
             (json!({"reason": "x", "phase": "a"}), json!({"phase": "a"}), Some(json!({"reason": null}))),
             (
-                json!({"conditions": [c("A", "True"), c("B", "True")]}),
-                json!({"conditions": [c("A", "True"), c("B", "False")]}),
-                Some(json!({"conditions": [c("B", "False")]})),
+                json!({"conditions": [c("Ready", "True"), c("Initialized", "True")]}),
+                json!({"conditions": [c("Ready", "True"), c("Initialized", "False")]}),
+                Some(json!({"conditions": [c("Initialized", "False")]})),
             ),
             (
-                json!({"conditions": [{"type": "A", "status": "False", "reason": "r"}]}),
-                json!({"conditions": [c("A", "True")]}),
-                Some(json!({"conditions": [{"type": "A", "status": "True", "reason": null}]})),
+                json!({"conditions": [{"type": "Ready", "status": "False", "reason": "r"}]}),
+                json!({"conditions": [c("Ready", "True")]}),
+                Some(json!({"conditions": [{"type": "Ready", "status": "True", "reason": null}]})),
             ),
             (
                 json!({"podIPs": [{"ip": "1"}]}),
                 json!({"podIPs": [{"ip": "2"}]}),
                 Some(json!({"podIPs": [{"$patch": "replace"}, {"ip": "2"}]})),
             ),
+            (json!({}), json!({"conditions": [c("example.com/gate", "True")]}), None),
             (json!({}), json!({"podIPs": [{"ip": "2"}]}), Some(json!({"podIPs": [{"ip": "2"}]}))),
         ] {
             assert_eq!(difference(&old, &new), want, "{old} {new}");

@@ -1,5 +1,7 @@
 //! Pods from creation to removal, against a runtime without containers and an API server in memory.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
 mod common;
 
 use common::Api;
@@ -56,8 +58,12 @@ impl Node {
     fn pod(&self, name: &str, spec: Value) {
         let mut spec = spec;
         spec["nodeName"] = json!("n1");
-        self.api.add(PODS, &format!("default/{name}"), json!({"kind": "Pod", "apiVersion": "v1",
-            "metadata": {"uid": format!("uid-{name}"), "generation": 1}, "spec": spec}));
+        self.api.add(
+            PODS,
+            &format!("default/{name}"),
+            json!({"kind": "Pod", "apiVersion": "v1",
+            "metadata": {"uid": format!("uid-{name}"), "generation": 1}, "spec": spec}),
+        );
     }
 
     async fn phase(&self, name: &str, phase: &str) -> Value {
@@ -106,7 +112,8 @@ async fn the_node_registers_and_beats() {
     assert_eq!(object["status"]["allocatable"]["pods"], "110");
     assert_eq!(object["status"]["addresses"][0], json!({"type": "InternalIP", "address": "192.0.2.1"}));
     assert_eq!(object["metadata"]["labels"]["kubernetes.io/hostname"], "n1");
-    let lease = node.api.until("apis/coordination.k8s.io/v1/leases", "kube-node-lease/n1", |l| l.is_some()).await.unwrap();
+    let lease =
+        node.api.until("apis/coordination.k8s.io/v1/leases", "kube-node-lease/n1", |l| l.is_some()).await.unwrap();
     assert_eq!(lease["spec"]["leaseDurationSeconds"], 40);
     node.api.edit("api/v1/nodes", "n1", |n| n["spec"]["podCIDR"] = json!("10.42.7.0/24"));
     for _ in 0..1000 {
@@ -151,9 +158,14 @@ async fn a_pod_runs_and_goes() {
 #[tokio::test]
 async fn jobs_complete_and_fail() {
     let mut node = Node::new();
-    for (name, code, policy, phase) in [("ok", 0, "Never", "Succeeded"), ("bad", 3, "Never", "Failed"), ("fine", 0, "OnFailure", "Succeeded")] {
+    for (name, code, policy, phase) in
+        [("ok", 0, "Never", "Succeeded"), ("bad", 3, "Never", "Failed"), ("fine", 0, "OnFailure", "Succeeded")]
+    {
         let image = format!("{name}:1");
-        node.runtime.image(&image, Behaviour { exits: Some((Duration::from_millis(5), code)), message: "why".into(), ..Behaviour::default() });
+        node.runtime.image(
+            &image,
+            Behaviour { exits: Some((Duration::from_millis(5), code)), message: "why".into(), ..Behaviour::default() },
+        );
         let mut spec = one(json!({"image": image}));
         spec["restartPolicy"] = json!(policy);
         node.pod(name, spec);
@@ -174,7 +186,10 @@ async fn a_crashing_container_backs_off() {
     let pod = node.waiting("crash", "CrashLoopBackOff").await;
     let c = &pod["status"]["containerStatuses"][0];
     assert_eq!(c["restartCount"], 1, "the first restart is at once");
-    assert_eq!(c["state"]["waiting"]["message"], "back-off 10s restarting failed container=c pod=crash_default(uid-crash)");
+    assert_eq!(
+        c["state"]["waiting"]["message"],
+        "back-off 10s restarting failed container=c pod=crash_default(uid-crash)"
+    );
     assert_eq!(c["lastState"]["terminated"]["exitCode"], 1);
     assert_eq!(pod["status"]["phase"], "Running");
     assert_eq!(condition(&pod, "Ready")["message"], "containers with unready status: [c]");
@@ -184,8 +199,10 @@ async fn a_crashing_container_backs_off() {
 #[tokio::test]
 async fn failures_to_start_are_said() {
     let mut node = Node::new();
-    node.runtime.image("gone:1", Behaviour { remote: true, pull_error: Some("no such image".into()), ..Behaviour::default() });
-    node.runtime.image("broken:1", Behaviour { start_error: Some("exec: \"x\": not found".into()), ..Behaviour::default() });
+    node.runtime
+        .image("gone:1", Behaviour { remote: true, pull_error: Some("no such image".into()), ..Behaviour::default() });
+    node.runtime
+        .image("broken:1", Behaviour { start_error: Some("exec: \"x\": not found".into()), ..Behaviour::default() });
     node.pod("pull", one(json!({"image": "gone:1"})));
     node.pod("never", one(json!({"image": "gone:1", "imagePullPolicy": "Never"})));
     node.pod("name", one(json!({"image": "Bad"})));
@@ -194,7 +211,11 @@ async fn failures_to_start_are_said() {
     for (pod, reason, message) in [
         ("pull", "ErrImagePull", "no such image"),
         ("never", "ErrImageNeverPull", "Container image \"gone:1\" is not present with pull policy of Never"),
-        ("name", "InvalidImageName", "Failed to apply default image tag \"Bad\": couldn't parse image name \"Bad\": invalid reference format"),
+        (
+            "name",
+            "InvalidImageName",
+            "Failed to apply default image tag \"Bad\": couldn't parse image name \"Bad\": invalid reference format",
+        ),
         ("env", "CreateContainerConfigError", "configmap \"cm\" not found"),
         ("start", "RunContainerError", "exec: \"x\": not found"),
     ] {
@@ -227,7 +248,9 @@ async fn init_containers_and_sidecars_in_order() {
 async fn volumes_follow_their_objects() {
     let mut node = Node::new();
     node.api.add("api/v1/configmaps", "default/cm", json!({"data": {"k": "one"}}));
-    let mut spec = one(json!({"volumeMounts": [{"name": "v", "mountPath": "/v"}, {"name": "t", "mountPath": "/t", "readOnly": true}]}));
+    let mut spec = one(
+        json!({"volumeMounts": [{"name": "v", "mountPath": "/v"}, {"name": "t", "mountPath": "/t", "readOnly": true}]}),
+    );
     spec["volumes"] = json!([{"name": "v", "configMap": {"name": "cm"}},
         {"name": "t", "projected": {"sources": [{"serviceAccountToken": {"path": "token", "expirationSeconds": 3607}}]}}]);
     node.pod("vol", spec);
@@ -235,7 +258,8 @@ async fn volumes_follow_their_objects() {
     let mounts = &pod["status"]["containerStatuses"][0]["volumeMounts"];
     assert_eq!(mounts[1], json!({"name": "t", "mountPath": "/t", "readOnly": true, "recursiveReadOnly": "Disabled"}));
     let config = node.runtime.config("c").unwrap();
-    let path = |p: &str| config.mounts.iter().find(|m| m.container_path == std::path::Path::new(p)).unwrap().host_path.clone();
+    let path =
+        |p: &str| config.mounts.iter().find(|m| m.container_path == std::path::Path::new(p)).unwrap().host_path.clone();
     assert_eq!(std::fs::read_to_string(path("/t").join("token")).unwrap(), "a.b.c");
     assert_eq!(std::fs::read_to_string(path("/v").join("k")).unwrap(), "one");
     node.api.edit("api/v1/configmaps", "default/cm", |m| m["data"]["k"] = json!("two"));
@@ -252,7 +276,12 @@ async fn volumes_follow_their_objects() {
     node.waiting("waits", "ContainerCreating").await;
     node.api.add("api/v1/secrets", "default/later", json!({"data": {"a": "Yg=="}}));
     node.ready("waits").await;
-    assert!(node.api.events("waits").iter().any(|e| e == "FailedMount MountVolume.SetUp failed for volume \"v\" : secret \"later\" not found"));
+    assert!(
+        node.api
+            .events("waits")
+            .iter()
+            .any(|e| e == "FailedMount MountVolume.SetUp failed for volume \"v\" : secret \"later\" not found")
+    );
     node.stop().await;
 }
 
@@ -313,7 +342,9 @@ async fn after_a_reboot_pods_come_back() {
     node.runtime.reboot();
     node.start();
     let restarted = |p: Option<&Value>| {
-        p.is_some_and(|p| p["status"]["containerStatuses"][0]["restartCount"] == 1 && condition(p, "Ready")["status"] == "True")
+        p.is_some_and(|p| {
+            p["status"]["containerStatuses"][0]["restartCount"] == 1 && condition(p, "Ready")["status"] == "True"
+        })
     };
     let pod = node.api.until(PODS, "default/back", restarted).await.unwrap();
     assert_eq!(pod["status"]["containerStatuses"][0]["lastState"]["terminated"]["exitCode"], 255);
@@ -329,7 +360,10 @@ async fn deadlines_rejections_and_grace() {
     node.pod("large", one(json!({"resources": {"requests": {"cpu": "64"}}})));
     let pod = node.phase("large", "Failed").await;
     assert_eq!(pod["status"]["reason"], "OutOfcpu");
-    assert_eq!(pod["status"]["message"], "Pod was rejected: Node didn't have enough resource: cpu, requested: 64000, used: 0, capacity: 4000");
+    assert_eq!(
+        pod["status"]["message"],
+        "Pod was rejected: Node didn't have enough resource: cpu, requested: 64000, used: 0, capacity: 4000"
+    );
     node.runtime.image("stubborn:1", Behaviour { stubborn: true, ..Behaviour::default() });
     let mut spec = one(json!({"image": "stubborn:1"}));
     spec["terminationGracePeriodSeconds"] = json!(600);
@@ -348,10 +382,41 @@ async fn static_pods_have_mirrors() {
     let mut node = Node::new();
     let file = node.dir.path().join("static/web.json");
     node.api.until("api/v1/nodes", "n1", |n| n.is_some()).await;
-    std::fs::write(&file, json!({"metadata": {"name": "web"}, "spec": {"containers": [{"name": "c", "image": "app:1"}]}}).to_string()).unwrap();
+    std::fs::write(
+        &file,
+        json!({"metadata": {"name": "web"}, "spec": {"containers": [{"name": "c", "image": "app:1"}]}}).to_string(),
+    )
+    .unwrap();
     let pod = node.ready("web-n1").await;
     assert!(pod["metadata"]["annotations"]["kubernetes.io/config.mirror"].is_string());
     std::fs::remove_file(&file).unwrap();
     node.api.until(PODS, "default/web-n1", |p| p.is_none()).await;
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_hundred_pods_at_once_with_few_requests() {
+    let mut node = Node::new();
+    node.api.until("api/v1/nodes", "n1", |n| n.is_some()).await;
+    node.api.add("api/v1/configmaps", "default/kube-root-ca.crt", json!({"data": {"ca.crt": "x"}}));
+    let before = node.api.requests().len();
+    let begun = std::time::Instant::now();
+    for i in 0..100 {
+        let mut spec = one(json!({"volumeMounts": [{"name": "t", "mountPath": "/t", "readOnly": true}]}));
+        spec["volumes"] = json!([{"name": "t", "projected": {"sources": [
+            {"serviceAccountToken": {"path": "token", "expirationSeconds": 3607}},
+            {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}}]}}]);
+        node.pod(&format!("p{i}"), spec);
+    }
+    for i in 0..100 {
+        node.ready(&format!("p{i}")).await;
+    }
+    println!("100 pods ready after {:?}", begun.elapsed());
+    let requests = node.api.requests().split_off(before);
+    let count = |part: &str| requests.iter().filter(|r| r.contains(part)).count();
+    assert_eq!(count("/token"), 100, "one token each");
+    assert!(count("/configmaps") <= 2, "one list for all: {}", count("/configmaps"));
+    let patches = count("PATCH /api/v1/namespaces/default/pods");
+    assert!((100..=250).contains(&patches), "{patches} status patches for 100 pods");
     node.stop().await;
 }

@@ -29,7 +29,8 @@ pub fn termination_message(status: &ContainerStatus) -> String {
     if !message.is_empty() {
         return clipped(&message, MESSAGE_MAX);
     }
-    let fallback = status.annotations.get(labels::TERMINATION_MESSAGE_POLICY).is_some_and(|p| p == "FallbackToLogsOnError");
+    let fallback =
+        status.annotations.get(labels::TERMINATION_MESSAGE_POLICY).is_some_and(|p| p == "FallbackToLogsOnError");
     if !fallback || status.exit_code == 0 {
         return String::new();
     }

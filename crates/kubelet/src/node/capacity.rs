@@ -21,7 +21,8 @@ impl Capacity {
     pub fn of_machine(root_dir: &Path) -> Capacity {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-        let kib = meminfo.lines().find_map(|l| l.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse::<i64>().ok());
+        let kib =
+            meminfo.lines().find_map(|l| l.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse::<i64>().ok());
         let disk = rustix::fs::statvfs(root_dir).or_else(|_| rustix::fs::statvfs("/"));
         let disk = disk.map_or(0, |s| i64::try_from(s.f_blocks.saturating_mul(s.f_frsize)).unwrap_or(i64::MAX));
         Capacity {
@@ -37,7 +38,8 @@ fn hugepages() -> BTreeMap<String, i64> {
     let mut out = BTreeMap::new();
     for entry in std::fs::read_dir("/sys/kernel/mm/hugepages").into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let Some(kib) = name.strip_prefix("hugepages-").and_then(|n| n.strip_suffix("kB")).and_then(|n| n.parse::<i64>().ok())
+        let Some(kib) =
+            name.strip_prefix("hugepages-").and_then(|n| n.strip_suffix("kB")).and_then(|n| n.parse::<i64>().ok())
         else {
             continue;
         };

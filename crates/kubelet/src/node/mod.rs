@@ -36,7 +36,10 @@ pub async fn run(context: Shared) {
     report.tick().await;
     images.tick().await;
     loop {
-        give_cidr(&context, &current, &mut cidr_given).await;
+        if give_cidr(&context, &current, &mut cidr_given).await {
+            // The network is ready from now on: nobody shall wait for the next report to know.
+            report_status(&context, &api, &mut current, false).await;
+        }
         let forced = tokio::select! {
             () = context.token.cancelled() => return,
             change = changes.recv() => match change {
@@ -55,13 +58,27 @@ pub async fn run(context: Shared) {
             _ = report.tick() => true,
             _ = images.tick() => false,
         };
-        let status = object::status(&context, current.status.as_ref(), now_ns()).await;
-        if (forced || differs(current.status.as_ref(), &status))
-            && let Some(node) = write(&context, &api, status).await
-        {
-            current = node;
-        }
+        report_status(&context, &api, &mut current, forced).await;
     }
+}
+
+/// Writes the status when it differs from the one last written, or when it must be.
+async fn report_status(context: &Shared, api: &Api<Node>, current: &mut Node, forced: bool) {
+    let status = object::status(context, current.status.as_ref(), now_ns()).await;
+    if (forced || differs(current.status.as_ref(), &status))
+        && let Some(node) = write(context, api, status).await
+    {
+        if is_ready(&node) && !is_ready(current) {
+            let text = format!("Node {} status is now: NodeReady", context.config.node_name);
+            context.node_event(EventType::Normal, "NodeReady", text);
+        }
+        *current = node;
+    }
+}
+
+fn is_ready(node: &Node) -> bool {
+    let conditions = node.status.as_ref().and_then(|s| s.conditions.as_ref());
+    conditions.is_some_and(|all| all.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
 }
 
 /// Whether more changed than the time of the heartbeat.
@@ -92,11 +109,8 @@ async fn register(context: &Shared, api: &Api<Node>) -> Option<Node> {
     let mut wait = RETRY;
     loop {
         match try_register(context, api).await {
-            Ok(node) => {
-                context.node_event(EventType::Normal, "NodeReady", format!("Node {} status is now: NodeReady", context.config.node_name));
-                return Some(node);
-            }
-            Err(error) => tracing::debug!(%error, "the node could not be registered yet"),
+            Ok(node) => return Some(node),
+            Err(error) => tracing::warn!(%error, "the node could not be registered yet"),
         }
         tokio::select! {
             () = context.token.cancelled() => return None,
@@ -135,7 +149,8 @@ fn contains(
 }
 
 fn rebooted(context: &Shared, old: &Node, new: Option<&NodeStatus>) {
-    let boot = |s: Option<&NodeStatus>| s.and_then(|s| s.node_info.as_ref()).map(|i| i.boot_id.clone()).unwrap_or_default();
+    let boot =
+        |s: Option<&NodeStatus>| s.and_then(|s| s.node_info.as_ref()).map(|i| i.boot_id.clone()).unwrap_or_default();
     let (before, now) = (boot(old.status.as_ref()), boot(new));
     if !before.is_empty() && before != now {
         let text = format!("Node {} has been rebooted, boot id: {now}", context.config.node_name);
@@ -143,14 +158,20 @@ fn rebooted(context: &Shared, old: &Node, new: Option<&NodeStatus>) {
     }
 }
 
-/// Tells the runtime the pod range, once.
-async fn give_cidr(context: &Shared, node: &Node, given: &mut Option<String>) {
+/// Tells the runtime the pod range, once; true when it was told now.
+async fn give_cidr(context: &Shared, node: &Node, given: &mut Option<String>) -> bool {
     let cidr = node.spec.as_ref().and_then(|s| s.pod_cidr.clone()).filter(|c| !c.is_empty());
     if cidr.is_none() || cidr == *given {
-        return;
+        return false;
     }
     match context.runtime().update_pod_cidr(cidr.as_deref().unwrap_or_default()).await {
-        Ok(()) => *given = cidr,
-        Err(error) => tracing::error!(%error, "the runtime did not take the pod range of the node"),
+        Ok(()) => {
+            *given = cidr;
+            true
+        }
+        Err(error) => {
+            tracing::error!(%error, "the runtime did not take the pod range of the node");
+            false
+        }
     }
 }

@@ -53,12 +53,10 @@ pub(super) async fn node(context: &Shared, now_ns: i64) -> Node {
 
 /// Capacity as resources: nothing is kept back for the system, so this is what pods can have, too.
 fn resources(capacity: &Capacity, max_pods: u32) -> List {
-    let mut list: List = [
-        ("cpu", Quantity::from_milli(capacity.cpu_milli)),
-        ("pods", Quantity::new(i64::from(max_pods))),
-    ]
-    .map(|(name, q)| (name.to_owned(), ApiQuantity(q.to_string())))
-    .into();
+    let mut list: List =
+        [("cpu", Quantity::from_milli(capacity.cpu_milli)), ("pods", Quantity::new(i64::from(max_pods)))]
+            .map(|(name, q)| (name.to_owned(), ApiQuantity(q.to_string())))
+            .into();
     list.insert("memory".into(), ApiQuantity(kibibytes(capacity.memory_bytes)));
     list.insert("ephemeral-storage".into(), ApiQuantity(kibibytes(capacity.ephemeral_bytes)));
     for (size, bytes) in &capacity.hugepages {

@@ -90,7 +90,10 @@ fn sandboxes() {
     let host = json!({"hostNetwork": true, "containers": [{"name": "c"}]});
     check("which the node's network needs not", host, &view(vec![no_ip], &[]), &none, &["start Regular c"]);
     let mut failed = Local::default();
-    failed.failures.insert(String::new(), Failure { waiting: Waiting::default(), settled: None, settles_ns: 0, retry_ns: NOW + 5, count: 1 });
+    failed.failures.insert(
+        String::new(),
+        Failure { waiting: Waiting::default(), settled: None, settles_ns: 0, retry_ns: NOW + 5, count: 1 },
+    );
     let plan = check("after a failure it waits", always(), &View::default(), &failed, &[]);
     assert_eq!(plan.wake_ns, Some(NOW + 5));
 }
@@ -108,7 +111,12 @@ fn regular_containers() {
         ("and then it is over", "Never", &["a 0", "b 1"], &["finish"]),
         ("over, too", "OnFailure", &["a 0", "b 0"], &["finish"]),
         ("made and not started", "Never", &["a new", "b run"], &["start Regular a"]),
-        ("unclear", "Always", &["a lost", "b run"], &["kill a-0: Container a is in \"unknown\" state, try killing it before restart, will be restarted"]),
+        (
+            "unclear",
+            "Always",
+            &["a lost", "b run"],
+            &["kill a-0: Container a is in \"unknown\" state, try killing it before restart, will be restarted"],
+        ),
     ] {
         check(what, with(policy), &view(ready(), containers), &none, want);
     }
@@ -118,7 +126,13 @@ fn regular_containers() {
 fn rules_of_containers() {
     let spec = json!({"restartPolicy": "Never", "containers": [{"name": "a", "restartPolicy": "Never",
         "restartPolicyRules": [{"action": "Restart", "exitCodes": {"operator": "In", "values": [42]}}]}, {"name": "b"}]});
-    check("its code restarts it", spec.clone(), &view(ready(), &["a 42", "b run"]), &Local::default(), &["start Regular a"]);
+    check(
+        "its code restarts it",
+        spec.clone(),
+        &view(ready(), &["a 42", "b run"]),
+        &Local::default(),
+        &["start Regular a"],
+    );
     check("no other does", spec, &view(ready(), &["a 1", "b 0"]), &Local::default(), &["finish"]);
 }
 
@@ -193,9 +207,7 @@ fn changed_definitions() {
 
 #[test]
 fn init_containers() {
-    let with = |policy: &str| {
-        json!({"restartPolicy": policy, "initContainers": [{"name": "i"}, {"name": "j"}], "containers": [{"name": "c"}]})
-    };
+    let with = |policy: &str| json!({"restartPolicy": policy, "initContainers": [{"name": "i"}, {"name": "j"}], "containers": [{"name": "c"}]});
     let none = Local::default();
     for (what, policy, containers, want) in [
         ("the first", "Always", &[][..], &["start Init i"][..]),
@@ -251,8 +263,13 @@ fn the_end() {
     let busy = Local { busy: true, ..Local::default() };
     let none = Local::default();
     for (what, local, containers, stopped, want) in [
-        ("all regular ones at once", &none, &["s run", "t run", "a run", "b run"][..], false,
-         &["kill a-0: Stopping container a", "kill b-0: Stopping container b"][..]),
+        (
+            "all regular ones at once",
+            &none,
+            &["s run", "t run", "a run", "b run"][..],
+            false,
+            &["kill a-0: Stopping container a", "kill b-0: Stopping container b"][..],
+        ),
         ("each once", &killing, &["s run", "t run", "a run", "b 0"], false, &[]),
         ("then the last sidecar", &none, &["s run", "t run", "a 0", "b 0"], false, &["kill t-0: Stopping container t"]),
         ("then the first", &none, &["s run", "t 0", "a 0", "b 0"], false, &["kill s-0: Stopping container s"]),

@@ -28,7 +28,8 @@ impl Handlers {
             for c in entry.view.containers().iter().filter(|c| c.state == ContainerState::Running) {
                 containers.extend(self.container_summary(c).await);
             }
-            let sum = |part: &str, field: &str| -> u64 { containers.iter().filter_map(|c| c[part][field].as_u64()).sum() };
+            let sum =
+                |part: &str, field: &str| -> u64 { containers.iter().filter_map(|c| c[part][field].as_u64()).sum() };
             let (cpu, memory) = (sum("cpu", "usageCoreNanoSeconds"), sum("memory", "workingSetBytes"));
             let now = time(now_ns());
             pods.push(json!({
@@ -60,9 +61,11 @@ impl Handlers {
         let mut out = String::from("# TYPE kubelet_running_pods gauge\n");
         let _ = writeln!(out, "kubelet_running_pods {pods}");
         out.push_str("# TYPE kubelet_running_containers gauge\n");
-        for (name, state) in
-            [("created", ContainerState::Created), ("running", ContainerState::Running), ("exited", ContainerState::Exited)]
-        {
+        for (name, state) in [
+            ("created", ContainerState::Created),
+            ("running", ContainerState::Running),
+            ("exited", ContainerState::Exited),
+        ] {
             let n: usize = all.iter().map(|e| e.view.containers().iter().filter(|c| c.state == state).count()).sum();
             let _ = writeln!(out, "kubelet_running_containers{{container_state=\"{name}\"}} {n}");
         }

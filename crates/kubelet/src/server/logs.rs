@@ -75,7 +75,7 @@ impl Handlers {
     pub(super) async fn logs(&self, namespace: &str, pod: &str, container: &str, query: &Query) -> Response<Body> {
         let entry = match self.find(namespace, pod) {
             Ok(entry) => entry,
-            Err(response) => return response,
+            Err(response) => return *response,
         };
         if spec::container(&entry.pod, container).is_none() {
             let message = format!("container \"{container}\" not found in pod \"{pod}\"\n");

@@ -24,7 +24,6 @@ struct Handlers {
     context: Shared,
     directory: Directory,
     allowed: Vec<String>,
-    tls: bool,
     sessions: TaskTracker,
 }
 
@@ -32,13 +31,7 @@ struct Handlers {
 pub async fn run(server: Server, context: Shared, directory: Directory) {
     let token = context.token.clone();
     let sessions = TaskTracker::new();
-    let handlers = Arc::new(Handlers {
-        context,
-        directory,
-        allowed: server.allowed_names,
-        tls: true,
-        sessions: sessions.clone(),
-    });
+    let handlers = Arc::new(Handlers { context, directory, allowed: server.allowed_names, sessions: sessions.clone() });
     let handler = move |peer: Peer, request: Request<Incoming>| {
         let handlers = handlers.clone();
         async move { handlers.answer(&peer, request).await }
@@ -65,7 +58,9 @@ fn json(value: &serde_json::Value) -> Response<Body> {
 /// Why a caller gets no answer, or none.
 fn refused(certificate: Option<&[u8]>, allowed: &[String]) -> Option<Response<Body>> {
     let Some(certificate) = certificate else { return Some(text(StatusCode::UNAUTHORIZED, "Unauthorized")) };
-    let Ok(subject) = pki::Subject::of(certificate) else { return Some(text(StatusCode::UNAUTHORIZED, "Unauthorized")) };
+    let Ok(subject) = pki::Subject::of(certificate) else {
+        return Some(text(StatusCode::UNAUTHORIZED, "Unauthorized"));
+    };
     let may = allowed.contains(&subject.common_name) || subject.organizations.iter().any(|o| o == "system:masters");
     let message = format!("Forbidden (user={}, verb=proxy, resource=nodes)", subject.common_name);
     (!may).then(|| text(StatusCode::FORBIDDEN, message))
@@ -78,9 +73,7 @@ impl Handlers {
         if parts == ["healthz"] {
             return text(StatusCode::OK, "ok");
         }
-        if self.tls
-            && let Some(refusal) = refused(peer.certificate.as_deref(), &self.allowed)
-        {
+        if let Some(refusal) = refused(peer.certificate.as_deref(), &self.allowed) {
             return refusal;
         }
         let query = Query::parse(request.uri().query().unwrap_or_default());
@@ -104,8 +97,8 @@ impl Handlers {
         }
     }
 
-    fn find(&self, namespace: &str, pod: &str) -> Result<Entry, Response<Body>> {
-        let missing = || text(StatusCode::NOT_FOUND, format!("pod \"{pod}\" not found\n"));
+    fn find(&self, namespace: &str, pod: &str) -> Result<Entry, Box<Response<Body>>> {
+        let missing = || Box::new(text(StatusCode::NOT_FOUND, format!("pod \"{pod}\" not found\n")));
         self.directory.find(namespace, pod).ok_or_else(missing)
     }
 }

@@ -32,22 +32,17 @@ fn process(streams: ProcessStreams) -> Process {
 }
 
 fn stream_options(wanted: &Wanted) -> StreamOptions {
-    StreamOptions {
-        stdin: wanted.stdin,
-        stdout: wanted.stdout,
-        stderr: wanted.stderr && !wanted.tty,
-        tty: wanted.tty,
-    }
+    StreamOptions { stdin: wanted.stdin, stdout: wanted.stdout, stderr: wanted.stderr && !wanted.tty, tty: wanted.tty }
 }
 
 impl Handlers {
     /// The id of a container that runs.
-    fn running(&self, namespace: &str, pod: &str, container: &str) -> Result<(Entry, String), Response<Body>> {
+    fn running(&self, namespace: &str, pod: &str, container: &str) -> Result<(Entry, String), Box<Response<Body>>> {
         let entry = self.find(namespace, pod)?;
         let status = entry.view.latest(container).filter(|c| c.state == ContainerState::Running);
         match status.map(|c| c.id.clone()) {
             Some(id) => Ok((entry, id)),
-            None => Err(text(StatusCode::NOT_FOUND, format!("container not found (\"{container}\")"))),
+            None => Err(Box::new(text(StatusCode::NOT_FOUND, format!("container not found (\"{container}\")")))),
         }
     }
 
@@ -71,7 +66,7 @@ impl Handlers {
     ) -> Response<Body> {
         let (_, id) = match self.running(namespace, pod, container) {
             Ok(found) => found,
-            Err(response) => return response,
+            Err(response) => return *response,
         };
         let command = query.all("command");
         if command.is_empty() {
@@ -86,10 +81,16 @@ impl Handlers {
         response
     }
 
-    pub(super) fn attach(&self, request: Request<Incoming>, namespace: &str, pod: &str, container: &str) -> Response<Body> {
+    pub(super) fn attach(
+        &self,
+        request: Request<Incoming>,
+        namespace: &str,
+        pod: &str,
+        container: &str,
+    ) -> Response<Body> {
         let (entry, id) = match self.running(namespace, pod, container) {
             Ok(found) => found,
-            Err(response) => return response,
+            Err(response) => return *response,
         };
         let mut wanted = Wanted::from_query(request.uri().query().unwrap_or_default());
         // The container decides whether there is a terminal and a standard input.
@@ -108,7 +109,7 @@ impl Handlers {
     pub(super) fn port_forward(&self, request: Request<Incoming>, namespace: &str, pod: &str) -> Response<Body> {
         let entry = match self.find(namespace, pod) {
             Ok(entry) => entry,
-            Err(response) => return response,
+            Err(response) => return *response,
         };
         let Some(sandbox) = entry.view.sandbox().map(|s| s.id.clone()) else {
             return text(StatusCode::NOT_FOUND, format!("pod not found (\"{pod}\")"));

@@ -4,7 +4,9 @@ use super::{Input, Lists, time};
 use crate::spec::{self, Kind};
 use k8s_openapi::api::core::v1::{PodCondition, PodStatus};
 
-const OURS: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+/// The conditions the kubelet sets.
+pub(crate) const OURS: [&str; 5] =
+    ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
 
 struct Finding {
     status: bool,

@@ -111,11 +111,16 @@ fn a_terminal_phase_stays() {
 fn container_states() {
     let spec = json!({"containers": [{"name": "c", "image": "app"}]});
     let mut local = Local::default();
-    local.images.insert("c-1".into(), crate::state::ImageNames { image: "docker.io/app".into(), image_id: "id".into() });
+    local
+        .images
+        .insert("c-1".into(), crate::state::ImageNames { image: "docker.io/app".into(), image_id: "id".into() });
     local.term_messages.insert("c-0".into(), "bye".into());
     let got = make(pod(spec.clone(), json!({})), &view(&[("c", 0, "3"), ("c", 1, "run")]), &local, Stage::Running);
     let c = &got["containerStatuses"][0];
-    assert_eq!((&c["containerID"], &c["image"], &c["imageID"]), (&json!("kijabi://c-1"), &json!("docker.io/app"), &json!("id")));
+    assert_eq!(
+        (&c["containerID"], &c["image"], &c["imageID"]),
+        (&json!("kijabi://c-1"), &json!("docker.io/app"), &json!("id"))
+    );
     assert_eq!((&c["restartCount"], &c["ready"], &c["started"]), (&json!(1), &json!(true), &json!(true)));
     assert_eq!(c["state"]["running"]["startedAt"], "1970-01-01T00:01:40Z");
     let last = &c["lastState"]["terminated"];
@@ -131,7 +136,8 @@ fn container_states() {
 
 #[test]
 fn addresses_and_marks() {
-    let got = make(pod(json!({"containers": [{"name": "c"}]}), json!({})), &view(&[]), &Local::default(), Stage::Running);
+    let got =
+        make(pod(json!({"containers": [{"name": "c"}]}), json!({})), &view(&[]), &Local::default(), Stage::Running);
     assert_eq!((&got["podIP"], &got["hostIP"]), (&json!("10.0.0.5"), &json!("192.0.2.1")));
     assert_eq!(got["podIPs"], json!([{"ip": "10.0.0.5"}, {"ip": "fd00::5"}]));
     assert_eq!((&got["qosClass"], &got["observedGeneration"]), (&json!("BestEffort"), &json!(3)));
@@ -167,7 +173,12 @@ fn conditions_of_a_pod() {
 fn transitions_keep_their_time() {
     let old = json!({"conditions": [{"type": "ContainersReady", "status": "True", "lastTransitionTime": "1970-01-01T00:00:07Z"},
         {"type": "Ready", "status": "False", "lastTransitionTime": "1970-01-01T00:00:07Z"}]});
-    let got = make(pod(json!({"containers": [{"name": "c"}]}), old), &view(&[("c", 0, "run")]), &Local::default(), Stage::Running);
+    let got = make(
+        pod(json!({"containers": [{"name": "c"}]}), old),
+        &view(&[("c", 0, "run")]),
+        &Local::default(),
+        Stage::Running,
+    );
     let at = |kind: &str| {
         let all = got["conditions"].as_array().unwrap();
         all.iter().find(|c| c["type"] == kind).unwrap()["lastTransitionTime"].clone()

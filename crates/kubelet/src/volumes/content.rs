@@ -1,7 +1,7 @@
 //! The files of configMap, secret, downwardAPI and projected volumes.
 
-use super::atomic::{File, Payload, safe_path};
 use super::Input;
+use super::atomic::{File, Payload, safe_path};
 use crate::downward;
 use crate::spec;
 use async_trait::async_trait;
@@ -44,7 +44,9 @@ fn keys(
     };
     for item in items {
         match all.iter().find(|(k, _)| *k == item.key) {
-            Some((_, value)) => put(files, &item.path, value.clone(), item.mode.map_or(default_mode, |m| mode(Some(m))))?,
+            Some((_, value)) => {
+                put(files, &item.path, value.clone(), item.mode.map_or(default_mode, |m| mode(Some(m))))?
+            }
             None if optional => {}
             None => return Err(format!("references non-existent config key: {}", item.key)),
         }

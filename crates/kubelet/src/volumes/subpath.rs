@@ -4,7 +4,7 @@
 //! to a place only the kubelet writes, through its descriptor, so that nothing can be swapped in between.
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2};
-use rustix::mount::{MountFlags, mount_bind, mount_change, MountPropagationFlags};
+use rustix::mount::{MountFlags, MountPropagationFlags, mount_bind, mount_change};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;

@@ -100,10 +100,10 @@ fn folders_have_the_groups_rights() {
     let tmp = tempfile::tempdir().unwrap();
     let dirs = PodDirs::new(tmp.path(), "u");
     let mut pod = pod(json!([]), json!({}));
-    pod.spec.as_mut().unwrap().security_context =
-        Some(serde_json::from_value(json!({"fsGroup": 1234})).unwrap());
+    pod.spec.as_mut().unwrap().security_context = Some(serde_json::from_value(json!({"fsGroup": 1234})).unwrap());
     let payload: Payload = [("k".to_owned(), atomic::File { data: b"v".to_vec(), mode: 0o400, uid: None })].into();
-    let resolved = vec![("e".to_owned(), Wanted::EmptyDir), ("f".to_owned(), Wanted::Files("kubernetes.io~secret", payload))];
+    let resolved =
+        vec![("e".to_owned(), Wanted::EmptyDir), ("f".to_owned(), Wanted::Files("kubernetes.io~secret", payload))];
     let paths = setup(&dirs, &pod, &resolved).unwrap();
     use std::os::unix::fs::MetadataExt;
     let e = std::fs::metadata(&paths["e"]).unwrap();

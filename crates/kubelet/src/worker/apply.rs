@@ -131,13 +131,12 @@ impl Worker {
             self.local.killing.remove(&id);
             self.local.ready.remove(&id);
             self.local.started.remove(&id);
-            if !self.local.term_messages.contains_key(&id) {
-                self.local.term_messages.insert(id, logs::termination_message(&status));
-            }
-        } else if status.state == ContainerState::Running && !self.local.users.contains_key(&id) {
-            if let Some(user) = crate::ops::process_user(status.pid) {
-                self.local.users.insert(id, user);
-            }
+            self.local.term_messages.entry(id).or_insert_with(|| logs::termination_message(&status));
+        } else if status.state == ContainerState::Running
+            && !self.local.users.contains_key(&id)
+            && let Some(user) = crate::ops::process_user(status.pid)
+        {
+            self.local.users.insert(id, user);
         }
         self.view.put_container(status);
     }
@@ -230,9 +229,11 @@ impl Worker {
             let direct = v.downward_api.as_ref().and_then(|d| d.items.as_ref());
             let projected = v.projected.iter().flat_map(|p| p.sources.iter().flatten());
             let projected = projected.filter_map(|s| s.downward_api.as_ref()?.items.as_ref());
-            direct.into_iter().chain(projected).flatten().any(|f| {
-                f.field_ref.as_ref().is_some_and(|r| r.field_path.starts_with("status."))
-            })
+            direct
+                .into_iter()
+                .chain(projected)
+                .flatten()
+                .any(|f| f.field_ref.as_ref().is_some_and(|r| r.field_path.starts_with("status.")))
         });
         if wants {
             self.refresh_volumes();

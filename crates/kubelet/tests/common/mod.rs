@@ -1,6 +1,6 @@
 //! A small API server in memory, enough for a kubelet: list, watch, create, update, patch, delete, tokens.
 
-#![allow(unreachable_pub, dead_code)]
+#![allow(unreachable_pub, dead_code, clippy::unwrap_used)]
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -48,10 +48,13 @@ fn respond(code: u16, value: &Value) -> Response<Body> {
 }
 
 fn error(code: u16, reason: &str, message: &str) -> Response<Body> {
-    respond(code, &json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason, "message": message}))
+    respond(
+        code,
+        &json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason, "message": message}),
+    )
 }
 
-fn query<'a>(query: &'a str, key: &str) -> Option<String> {
+fn query(query: &str, key: &str) -> Option<String> {
     let raw = query.split('&').find_map(|p| p.strip_prefix(&format!("{key}=")))?;
     Some(raw.replace("%3D", "=").replace("%2F", "/"))
 }
@@ -192,12 +195,17 @@ impl Api {
         let items: Vec<&Value> = state
             .objects
             .iter()
-            .filter(|((r, k), _)| *r == t.resource && (t.namespace.is_empty() || k.starts_with(&format!("{}/", t.namespace))))
+            .filter(|((r, k), _)| {
+                *r == t.resource && (t.namespace.is_empty() || k.starts_with(&format!("{}/", t.namespace)))
+            })
             .map(|(_, o)| o)
             .filter(|o| selected(o, fields.as_deref()))
             .collect();
         let revision = state.revision.max(1).to_string();
-        respond(200, &json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": revision}, "items": items}))
+        respond(
+            200,
+            &json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": revision}, "items": items}),
+        )
     }
 
     fn watch(&self, t: &Target, q: &str) -> Response<Body> {
@@ -205,18 +213,23 @@ impl Api {
         let from = query(q, "resourceVersion").and_then(|r| r.parse().ok()).unwrap_or(0);
         let (inner, resource, namespace) = (self.0.clone(), t.resource.clone(), t.namespace.clone());
         let stream = futures::stream::unfold(from, move |mut at: u64| {
-            let (inner, resource, namespace, fields) = (inner.clone(), resource.clone(), namespace.clone(), fields.clone());
+            let (inner, resource, namespace, fields) =
+                (inner.clone(), resource.clone(), namespace.clone(), fields.clone());
             async move {
                 loop {
                     let waiting = inner.changed.notified();
                     let next = {
                         let state = inner.state.lock();
-                        state.changes.iter().find(|c| {
-                            c.revision > at
-                                && c.collection == resource
-                                && (namespace.is_empty() || c.object["metadata"]["namespace"] == *namespace)
-                                && selected(&c.object, fields.as_deref())
-                        }).cloned()
+                        state
+                            .changes
+                            .iter()
+                            .find(|c| {
+                                c.revision > at
+                                    && c.collection == resource
+                                    && (namespace.is_empty() || c.object["metadata"]["namespace"] == *namespace)
+                                    && selected(&c.object, fields.as_deref())
+                            })
+                            .cloned()
                     };
                     if let Some(change) = next {
                         at = change.revision;
@@ -267,7 +280,9 @@ impl Api {
         let Some(object) = self.0.state.lock().objects.get(&key(t, &t.name)).cloned() else {
             return error(404, "NotFound", "gone");
         };
-        let grace = grace.unwrap_or_else(|| object.pointer("/spec/terminationGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(30));
+        let grace = grace.unwrap_or_else(|| {
+            object.pointer("/spec/terminationGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(30)
+        });
         if t.resource == "api/v1/pods" && grace > 0 {
             return self.change(t, |o| {
                 o["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
