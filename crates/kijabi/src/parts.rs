@@ -34,6 +34,11 @@ impl Parts {
         Parts { tasks: TaskTracker::new(), token, states: Arc::default() }
     }
 
+    /// Cancelled when the program ends.
+    pub(crate) fn token(&self) -> CancellationToken {
+        self.token.clone()
+    }
+
     /// Runs a part until the program ends. `start` is called again when it fails or panics.
     pub(crate) fn run<F, E>(&self, name: &str, start: impl Fn(CancellationToken) -> F + Send + 'static)
     where

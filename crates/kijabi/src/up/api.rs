@@ -22,7 +22,6 @@ pub(super) enum Identity<'a> {
     Scheduler,
     Node(&'a str),
     Proxy,
-    Dns,
 }
 
 impl Identity<'_> {
@@ -33,10 +32,6 @@ impl Identity<'_> {
             Identity::Scheduler => ("system:kube-scheduler".to_owned(), &[]),
             Identity::Node(name) => (format!("system:node:{name}"), &["system:nodes"]),
             Identity::Proxy => ("system:kube-proxy".to_owned(), &[]),
-            Identity::Dns => {
-                let groups = &["system:serviceaccounts", "system:serviceaccounts:kube-system"];
-                ("system:serviceaccount:kube-system:kube-dns".to_owned(), groups)
-            }
         };
         let groups = groups.iter().map(|g| (*g).to_owned()).collect();
         UserInfo { name, groups, ..UserInfo::default() }

@@ -5,6 +5,7 @@ use super::api::{Identity, client};
 use super::engines::Engines;
 use super::node::wait_ready;
 use crate::config::Config;
+use ::client::Informers;
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -16,10 +17,15 @@ use tokio_util::sync::CancellationToken;
 const PORT: u16 = 53;
 
 /// Serves the cluster's DNS on the pods' gateway address, which is there when the node is ready.
-pub(super) async fn run(config: Config, engines: Engines, api: Api, token: CancellationToken) -> Result<()> {
+pub(super) async fn run(
+    config: Config,
+    engines: Engines,
+    api: Api,
+    informers: Arc<Informers>,
+    token: CancellationToken,
+) -> Result<()> {
     wait_ready(&api, &config.node_name).await?;
     let gateway = engines.network.gateway().context("the node is ready and the pod network has no gateway address")?;
-    let informers = Arc::new(client::Informers::new(client(&api, Identity::Dns), token.clone()));
     let settings = |port| dns::Config {
         informers: Arc::clone(&informers),
         domain: config.cluster_domain.clone(),

@@ -16,7 +16,6 @@ use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio_util::sync::CancellationToken;
 
 /// How long the node may take to become ready before the start is given up.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -120,7 +119,7 @@ fn kubelet_config(
     }
 }
 
-/// The service proxy, and DNS.
+/// The service proxy and DNS follow the same objects: they share informers.
 fn start_services(config: &Config, engines: &Engines, api: &Api, parts: &Parts) -> Result<()> {
     let node = proxy::NodeInfo {
         name: config.node_name.clone(),
@@ -128,13 +127,16 @@ fn start_services(config: &Config, engines: &Engines, api: &Api, parts: &Parts) 
         service_cidr: config.service_cidr.to_string().parse()?,
     };
     let table = engines.network.names().services.clone();
-    let proxying = client(api, Identity::Proxy);
-    parts.run("proxy", move |token: CancellationToken| {
-        let informers = Arc::new(client::Informers::new(proxying.clone(), token.clone()));
+    let informers = Arc::new(client::Informers::new(client(api, Identity::Proxy), parts.token()));
+    let shared = Arc::clone(&informers);
+    parts.run("proxy", move |token| {
+        let informers = Arc::clone(&shared);
         proxy::run(proxy::Config { informers, node: node.clone(), table: table.clone() }, token)
     });
     let (config, engines, api) = (config.clone(), engines.clone(), Arc::clone(api));
-    parts.run("dns", move |token| super::dns::run(config.clone(), engines.clone(), Arc::clone(&api), token));
+    parts.run("dns", move |token| {
+        super::dns::run(config.clone(), engines.clone(), Arc::clone(&api), Arc::clone(&informers), token)
+    });
     Ok(())
 }
 
