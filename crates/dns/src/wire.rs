@@ -136,3 +136,61 @@ pub(crate) fn fit(question: &Question, mut message: Message) -> Vec<u8> {
     }
     with(fits)
 }
+
+#[cfg(test)]
+mod tests {
+    use hickory_proto::rr::rdata::A;
+    use hickory_proto::rr::{Name, RData, RecordType};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn question(records: usize, payload: Option<u16>) -> Question {
+        let name = Name::from_ascii("a-rather-long-name.ns.svc.cluster.local.").unwrap();
+        let query = Query::query(name, RecordType::A);
+        let mut message = Message::query();
+        message.queries.push(query.clone());
+        message.edns = payload.map(|payload| {
+            let mut edns = Edns::new();
+            edns.set_max_payload(payload);
+            edns
+        });
+        let way = if records > 2000 { Way::Tcp } else { Way::Udp };
+        Question { message, query, way }
+    }
+
+    proptest! {
+        #[test]
+        fn anything_may_arrive(bytes in prop::collection::vec(any::<u8>(), 0..600), query in any::<bool>()) {
+            let mut bytes = bytes;
+            if query && bytes.len() > 6 {
+                // One question and nothing else, so that more than the header is read.
+                bytes[2..6].copy_from_slice(&[1, 0, 0, 1]);
+            }
+            for way in [Way::Udp, Way::Tcp] {
+                if let Received::Question(question) = receive(&bytes, way) {
+                    let answer = answer(&question, ResponseCode::NXDomain, Vec::new());
+                    let answer = Message::from_vec(&fit(&question, answer)).unwrap();
+                    prop_assert_eq!(answer.metadata.id, question.message.metadata.id);
+                }
+            }
+        }
+
+        #[test]
+        fn answers_are_as_large_as_fits(records in 0usize..2500, payload in prop::option::of(0u16..5000)) {
+            let question = question(records, payload);
+            let name = question.query.name().clone();
+            let record = |number: usize| {
+                let address = std::net::Ipv4Addr::from(number as u32);
+                Record::from_rdata(name.clone(), 5, RData::A(A(address)))
+            };
+            let all = answer(&question, ResponseCode::NoError, (0..records).map(record).collect());
+            let bytes = fit(&question, all);
+            prop_assert!(bytes.len() <= question.limit());
+            let fitted = Message::from_vec(&bytes).unwrap();
+            prop_assert_eq!(fitted.metadata.truncation, fitted.answers.len() < records);
+            // One more would not have fitted (16 bytes each, when the name is a reference).
+            prop_assert!(!fitted.metadata.truncation || bytes.len() + 60 > question.limit());
+        }
+    }
+}

@@ -145,6 +145,16 @@ fn a_restart_keeps_pods_and_a_reset_removes_everything() {
     let c = attach(&world, &network, "c", &[]);
     assert_eq!(world.ask("c", a, PORT), Ok(format!("a {c}")));
 
+    // A link whose record is gone belongs to nobody: the next run removes it, and the address is free.
+    let lost = attach(&world, &network, "lost", &[]);
+    let links = || world.on_node(|| ip("-o link")).matches("kijabi/test/lost").count();
+    assert_eq!(links(), 1);
+    std::fs::remove_file(world.folder.join("test/pods").join(lost.to_string())).unwrap();
+    drop(network);
+    let network = open(&world);
+    assert_eq!(links(), 0);
+    assert_eq!(world.ask("c", a, PORT), Ok(format!("a {c}")));
+
     network.retain(|sandbox| sandbox == "c").unwrap();
     network.detach("never there").unwrap();
     assert_eq!(network.sandboxes(), ["c"]);
