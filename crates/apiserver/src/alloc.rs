@@ -431,6 +431,9 @@ impl chain::Allocator for Allocator {
             |service: &Value| -> Vec<u32> { addresses(service).filter_map(|ip| self.range.position(ip)).collect() };
         let ports = |service: &Value| node_ports(service).collect::<Vec<u32>>();
         let mut state = self.state.lock();
+        if let Err(error) = self.catch_up(&mut state) {
+            tracing::warn!(%error, "the allocator cannot follow the Services");
+        }
         let (kept_addresses, kept_ports) = kept.map(|kept| (positions(kept), ports(kept))).unwrap_or_default();
         state.addresses.let_go(&positions(dropped), &kept_addresses, &key);
         state.ports.let_go(&ports(dropped), &kept_ports, &key);

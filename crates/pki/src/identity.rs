@@ -31,6 +31,8 @@ pub struct Subject {
     pub organizations: Vec<String>,
     /// SHA-256 of the certificate's DER form, hexadecimal.
     pub fingerprint: String,
+    /// When the certificate ceases to be valid, in seconds since 1970.
+    pub not_after: i64,
 }
 
 impl Subject {
@@ -46,6 +48,7 @@ impl Subject {
         Ok(Self {
             common_name: subject.iter_common_name().next().map(|a| text(a.as_str())).transpose()?.unwrap_or_default(),
             organizations: subject.iter_organization().map(|a| text(a.as_str())).collect::<Result<_, _>>()?,
+            not_after: certificate.validity().not_after.timestamp(),
             fingerprint: hex::encode(ring::digest::digest(&ring::digest::SHA256, der)),
         })
     }

@@ -66,6 +66,11 @@ const RESET_STREAMS_MAX: usize = 64;
 const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
 
+/// When a silent connection is probed, how often, and how many probes may stay unanswered.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+const KEEPALIVE_PROBES: u32 = 3;
+
 struct Shared<H> {
     handler: H,
     tls: Option<tokio_rustls::TlsAcceptor>,
@@ -145,8 +150,8 @@ where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%address, %error, "TCP_NODELAY");
+    if let Err(error) = prepare(&stream) {
+        tracing::debug!(%address, %error, "socket options");
     }
     let Some(tls) = &shared.tls else {
         return http(shared, stream, Peer { address, certificate: None }).await;
@@ -168,6 +173,17 @@ where
         Ok(Err(error)) => tracing::debug!(%address, %error, "TLS handshake failed"),
         Err(_) => tracing::debug!(%address, "TLS handshake timed out"),
     }
+}
+
+/// Small writes go out at once; a peer that is gone without a word is found out by the kernel.
+fn prepare(stream: &TcpStream) -> std::io::Result<()> {
+    use rustix::net::sockopt::{set_socket_keepalive, set_tcp_keepcnt, set_tcp_keepidle, set_tcp_keepintvl};
+    stream.set_nodelay(true)?;
+    set_socket_keepalive(stream, true)?;
+    set_tcp_keepidle(stream, KEEPALIVE_IDLE)?;
+    set_tcp_keepintvl(stream, KEEPALIVE_INTERVAL)?;
+    set_tcp_keepcnt(stream, KEEPALIVE_PROBES)?;
+    Ok(())
 }
 
 const PLAIN_HTTP_ANSWER: &[u8] = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";

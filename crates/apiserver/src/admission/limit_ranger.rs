@@ -158,7 +158,7 @@ fn pod_total(
         let (own_requests, own_limits) = resources(container);
         for (total, own) in [(&mut requests, own_requests), (&mut limits, own_limits)] {
             for (name, amount) in own {
-                let sum = total.get(&name).map_or_else(|| amount.clone(), |before| before.clone() + amount.clone());
+                let sum = total.get(&name).map_or(amount, |before| *before + amount);
                 total.insert(name, sum);
             }
         }

@@ -58,8 +58,7 @@ impl NodeAuthorizer {
     }
 
     fn uses(&self, node: &str, kind: &'static str, namespace: &str, name: &str) -> bool {
-        let mut graph = self.graph.lock();
-        graph.refresh(&self.pods);
+        let graph = self.graph.lock();
         let key = |kind, name: String| (Box::from(node), kind, name.into_boxed_str());
         if kind != "persistentvolumes" {
             return graph.used.contains_key(&key(kind, format!("{namespace}/{name}")));
@@ -73,6 +72,8 @@ impl NodeAuthorizer {
     }
 
     fn decide(&self, node: &str, a: &Attributes) -> Decision {
+        // With each request of a node, needed or not (its lease comes every few seconds), so that changes do not pile up.
+        self.graph.lock().refresh(&self.pods);
         let kind = match (a.group.as_str(), a.resource.as_str(), a.subresource.as_str()) {
             ("", "secrets", "") => "secrets",
             ("", "configmaps", "") => "configmaps",
