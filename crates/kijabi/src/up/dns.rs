@@ -7,7 +7,8 @@ use super::node::wait_ready;
 use crate::config::Config;
 use ::client::Informers;
 use anyhow::{Context, Result};
-use k8s_openapi::api::core::v1::Service;
+use cri::RuntimeService;
+use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api as Objects, Patch, PatchParams, PostParams};
 use std::net::{IpAddr, SocketAddr, SocketAddrV4};
@@ -25,6 +26,10 @@ pub(super) async fn run(
     token: CancellationToken,
 ) -> Result<()> {
     wait_ready(&api, &config.node_name).await?;
+    let nodes: Objects<Node> = Objects::all(client(&api, Identity::Admin));
+    let range = nodes.get(&config.node_name).await?.spec.and_then(|s| s.pod_cidr).context("the node has no pod range")?;
+    // After a restart the node is ready by what the API remembers: the network may not have been given its range yet.
+    engines.sandbox.update_pod_cidr(&range).await?;
     let gateway = engines.network.gateway().context("the node is ready and the pod network has no gateway address")?;
     let settings = |port| dns::Config {
         informers: Arc::clone(&informers),
