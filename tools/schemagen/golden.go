@@ -18,6 +18,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 	"k8s.io/apimachinery/pkg/util/yaml"
 	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
@@ -127,6 +128,7 @@ type object struct {
 	Written   runtime.Object  `json:"written"`
 	Defaulted runtime.Object  `json:"defaulted"`
 	Protobuf  string          `json:"protobuf,omitempty"`
+	Encoded   string          `json:"encoded,omitempty"`
 	Validated bool            `json:"validated"`
 	Prepared  runtime.Object  `json:"prepared,omitempty"`
 	Errors    []cause         `json:"errors,omitempty"`
@@ -145,6 +147,14 @@ func goldenObject(document json.RawMessage) (any, error) {
 			return nil, err
 		}
 		result.Protobuf = base64.StdEncoding.EncodeToString(raw)
+	}
+	if l.gvk.Kind == "ConfigMap" {
+		// The whole body of a request, once with its head.
+		var body bytes.Buffer
+		if err := protobuf.NewSerializer(l.scheme, l.scheme).Encode(l.defaulted, &body); err != nil {
+			return nil, err
+		}
+		result.Encoded = base64.StdEncoding.EncodeToString(body.Bytes())
 	}
 	if result.Cells, err = cells(l.internal); err != nil {
 		return nil, err

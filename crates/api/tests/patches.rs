@@ -31,8 +31,7 @@ fn patches_as_upstream() {
 
 /// Elements that carried only a deletion, which upstream keeps in lists that it replaces.
 fn without_deletions(object: &mut Value) {
-    if let Some(list) = object.get_mut("imagePullSecrets").and_then(Value::as_array_mut) {
-        list.clear();
-        object.as_object_mut().unwrap().remove("imagePullSecrets");
+    if let Some(map) = object.as_object_mut() {
+        map.remove("imagePullSecrets");
     }
 }

@@ -14,15 +14,7 @@ pub(super) fn core(kind: &str, object: &Value, now: Timestamp) -> Option<Vec<Val
         "Service" => Some(vec![
             name,
             object.text("spec.type").into(),
-            or(
-                object
-                    .items("spec.clusterIPs")
-                    .first()
-                    .and_then(Value::as_str)
-                    .unwrap_or(object.text("spec.clusterIP")),
-                "<none>",
-            )
-            .into(),
+            or(object.items("spec.clusterIPs").first().and_then(Value::as_str).unwrap_or_default(), "<none>").into(),
             external_address(object).into(),
             service_ports(object).into(),
             age(object, now),

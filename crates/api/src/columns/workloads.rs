@@ -194,7 +194,7 @@ fn metric(spec: &Value, status: &Value) -> String {
         Value::Number(n) => format!("{n}{unit}"),
         _ => "<unknown>".to_owned(),
     };
-    let average = if field == "averageValue" && name.is_empty() { " (avg)" } else { "" };
+    let average = if field == "averageValue" && matches!(source, "external" | "object") { " (avg)" } else { "" };
     let prefix = if name.is_empty() { String::new() } else { format!("{name}: ") };
     format!("{prefix}{}/{}{average}", write(current.at(field)), write(target.at(field)))
 }

@@ -140,8 +140,11 @@ const WEBHOOK: &[(&str, &str)] = &[
     ("timeoutSeconds", "10"),
 ];
 
+/// Sets fields of one struct.
+type Function = fn(&mut Object);
+
 /// By struct: what is more than a fixed value. They run after the fixed values of the struct and before its fields.
-pub(super) const FUNCTIONS: &[(&str, fn(&mut Object))] = &[
+pub(super) const FUNCTIONS: &[(&str, Function)] = &[
     ("core.v1.Pod", pods::pod),
     ("core.v1.PodSpec", pods::service_account),
     ("core.v1.PodStatus", pods::addresses),

@@ -169,6 +169,10 @@ pub(super) fn persistent_volume_claim(object: &Value, errors: &mut Errors) {
         errors.one_of(&modes, mode, &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"]);
     }
     meta::selector(object.at("spec.selector"), &at.field("selector"), errors);
+    let class = object.text("spec.storageClassName");
+    if !class.is_empty() {
+        errors.texts(&at.field("storageClassName"), class, name::dns1123_subdomain(class));
+    }
     let storage = object.at("spec.resources.requests.storage");
     match storage.as_str().and_then(|s| Quantity::parse(s).ok()) {
         None => errors.required(&at.field("resources").key("storage"), ""),

@@ -55,6 +55,10 @@ pub(super) fn update(new: &Value, old: &Value, errors: &mut Errors) {
 }
 
 fn common(object: &Value, errors: &mut Errors) {
+    let namespace = object.text("metadata.namespace");
+    if !namespace.is_empty() {
+        errors.texts(&At::root("metadata.namespace"), namespace, name::dns1123_label(namespace));
+    }
     errors.non_negative(&At::root("metadata.generation"), object.at("metadata.generation"));
     labels(object.at("metadata.labels"), &At::root("metadata.labels"), errors);
     annotations(object.at("metadata.annotations"), &At::root("metadata.annotations"), errors);

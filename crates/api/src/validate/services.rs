@@ -20,12 +20,11 @@ pub(super) fn service(service: &Value, errors: &mut Errors) {
     ports(spec, headless, errors);
     meta::labels(spec.at("selector"), &SPEC.field("selector"), errors);
     errors.one_of(&SPEC.field("sessionAffinity"), spec.text("sessionAffinity"), &["ClientIP", "None"]);
-    errors.in_range(
-        &SPEC.field("sessionAffinityConfig.clientIP.timeoutSeconds"),
-        spec.at("sessionAffinityConfig.clientIP.timeoutSeconds"),
-        1,
-        86400,
-    );
+    let seconds = spec.at("sessionAffinityConfig.clientIP.timeoutSeconds");
+    if seconds.as_i64().is_some_and(|s| !(1..=86400).contains(&s)) {
+        let at = SPEC.field("sessionAffinityConfig.clientIP.timeoutSeconds");
+        errors.invalid(&at, seconds.clone(), "must be greater than 0 and less than 86400");
+    }
     let outside = SPEC.field("externalIPs");
     for (index, ip) in spec.items("externalIPs").iter().enumerate() {
         text::reachable_address(ip.as_str().unwrap_or_default(), &outside.index(index), errors);
@@ -48,10 +47,8 @@ pub(super) fn service(service: &Value, errors: &mut Errors) {
 }
 
 fn external_name(spec: &Value, errors: &mut Errors) {
-    for field in ["clusterIP", "clusterIPs"] {
-        if spec.has(field) && !spec.text(field).is_empty() || !spec.items(field).is_empty() {
-            errors.forbidden(&SPEC.field(field), "may not be set for ExternalName services");
-        }
+    if !spec.items("clusterIPs").is_empty() {
+        errors.forbidden(&SPEC.field("clusterIPs"), "may not be set for ExternalName services");
     }
     let name = spec.text("externalName");
     let plain = name.strip_suffix('.').unwrap_or(name);

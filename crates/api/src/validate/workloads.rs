@@ -327,7 +327,10 @@ fn cron_job(object: &Value, errors: &mut Errors) {
     if schedule.is_empty() {
         errors.required(&SPEC.field("schedule"), "");
     } else {
-        if let Some(wrong) = text::schedule(schedule) {
+        // A zone in front is refused below, with a better reason.
+        let bare =
+            if schedule.contains("TZ=") { schedule.split_once(' ').map_or("", |(_, rest)| rest) } else { schedule };
+        if let Some(wrong) = text::schedule(bare) {
             errors.invalid(&SPEC.field("schedule"), schedule, wrong);
         }
         if schedule.contains("TZ") {
@@ -335,6 +338,7 @@ fn cron_job(object: &Value, errors: &mut Errors) {
             errors.invalid(&SPEC.field("schedule"), schedule, detail);
         }
     }
+    time_zone(object, errors);
     errors.one_of(
         &SPEC.field("concurrencyPolicy"),
         object.text("spec.concurrencyPolicy"),
@@ -342,4 +346,24 @@ fn cron_job(object: &Value, errors: &mut Errors) {
     );
     counts(object, &["startingDeadlineSeconds", "successfulJobsHistoryLimit", "failedJobsHistoryLimit"], errors);
     job_spec(object.at("spec.jobTemplate.spec"), &SPEC.field("jobTemplate.spec"), errors);
+}
+
+/// The zone must be known; where the system has no list of zones, any is taken.
+fn time_zone(object: &Value, errors: &mut Errors) {
+    let zone = object.text("spec.timeZone");
+    let at = SPEC.field("timeZone");
+    if !object.has("spec.timeZone") {
+        return;
+    }
+    if zone.is_empty() {
+        errors.invalid(&at, zone, "timeZone must be nil or non-empty string");
+    } else if zone.eq_ignore_ascii_case("local") {
+        errors.invalid(
+            &at,
+            zone,
+            "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones",
+        );
+    } else if !jiff::tz::db().is_definitively_empty() && jiff::tz::TimeZone::get(zone).is_err() {
+        errors.invalid(&at, zone, format!("unknown time zone {zone}"));
+    }
 }

@@ -172,11 +172,7 @@ fn read_message(message: &[u8], s: StructRef<'_>, map: &mut Map<String, Value>, 
     }
     let mut reader = Reader(message);
     while let Some((number, wire)) = reader.next()? {
-        let member = s.wire_members().find(|m| match *m {
-            Member::Field(field) => field.number() == number,
-            Member::Inline(_, inline) => inline == number,
-        });
-        match member {
+        match s.wire_member(number) {
             Some(Member::Field(field)) => read_field(wire, field, map, depth)?,
             Some(Member::Inline(inner, _)) => match wire {
                 Wire::Bytes(bytes) => read_message(bytes, inner, map, depth + 1)?,

@@ -238,6 +238,13 @@ impl<'s> StructRef<'s> {
         self.data().wire.iter().map(move |at| self.member(&self.data().members[*at as usize]))
     }
 
+    /// The member of a protobuf number.
+    pub fn wire_member(self, number: u32) -> Option<Member<'s>> {
+        let (data, wire) = (self.data(), &self.data().wire);
+        let at = wire.binary_search_by_key(&number, |at| data.number(*at)).ok()?;
+        Some(self.member(&data.members[wire[at] as usize]))
+    }
+
     fn member(self, member: &'s table::Member) -> Member<'s> {
         match member {
             table::Member::Field(at) => {

@@ -275,7 +275,7 @@ impl Parser {
             data.fields = fields;
         }
         for data in &mut schema.structs {
-            data.wire = wire_order(data);
+            data.wire = data.wire_order();
             // Go never takes a struct for empty, so one that is not behind a pointer is always written.
             for (at, field) in data.fields.iter().enumerate() {
                 let ty = &schema.types[field.ty as usize];
@@ -289,14 +289,20 @@ impl Parser {
     }
 }
 
-fn wire_order(data: &Struct) -> Vec<u16> {
-    let number = |at: &u16| match &data.members[*at as usize] {
-        Member::Field(field) => data.fields[*field as usize].number,
-        Member::Inline { number, .. } => *number,
-    };
-    let mut order: Vec<u16> = (0..data.members.len() as u16).filter(|at| number(at) > 0).collect();
-    order.sort_by_key(number);
-    order
+impl Struct {
+    /// The protobuf number of a member.
+    pub(super) fn number(&self, member: u16) -> u32 {
+        match &self.members[member as usize] {
+            Member::Field(field) => self.fields[*field as usize].number,
+            Member::Inline { number, .. } => *number,
+        }
+    }
+
+    fn wire_order(&self) -> Vec<u16> {
+        let mut order: Vec<u16> = (0..self.members.len() as u16).filter(|at| self.number(*at) > 0).collect();
+        order.sort_by_key(|at| self.number(*at));
+        order
+    }
 }
 
 /// Whether Go holds it in a struct, whatever its JSON is.
