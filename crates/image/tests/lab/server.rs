@@ -187,7 +187,7 @@ impl DockerRegistry {
         std::fs::write(&path, config).unwrap();
         let child = Command::new("docker-registry").arg("serve").arg(&path).stderr(Stdio::null()).spawn().unwrap();
         let registry = Self { address, child };
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_secs(60);
         while TcpStream::connect(address).is_err() {
             assert!(Instant::now() < deadline, "docker-registry does not listen");
             std::thread::yield_now();
