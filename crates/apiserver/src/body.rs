@@ -71,8 +71,9 @@ impl Pieces {
         let left = usize::try_from(self.left).unwrap_or(FRAME_BYTES);
         let mut frame = BytesMut::with_capacity(FRAME_BYTES.min(left));
         frame.extend_from_slice(&first);
-        while let Some(next) = self.pieces.pop_front_if(|next| fits(frame.len(), next)) {
-            frame.extend_from_slice(&next);
+        while let Some(next) = self.pieces.front().filter(|next| fits(frame.len(), next)) {
+            frame.extend_from_slice(next);
+            self.pieces.pop_front();
         }
         self.left -= frame.len() as u64;
         Some(frame.freeze())

@@ -2,12 +2,16 @@
 //!
 //! The store keeps objects without `resourceVersion` (it is not known before the commit); the cache splices it in once.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use serde_json::{Map, Value};
 use std::io::Write;
 
 const METADATA: &[u8] = b"\"metadata\":{";
 const REVISION: &[u8] = b"\"resourceVersion\":\"";
+/// What a revision takes at most: its name, twenty digits, a quote and a comma.
+const REVISION_BYTES_MAX: usize = REVISION.len() + 22;
+/// What a line of the watch protocol takes beside type and object.
+const LINE_BYTES: usize = 24;
 
 /// Encodes an object for the store: no `resourceVersion`, `kind`, `apiVersion` and `metadata` first.
 pub(crate) fn encode(object: &Value) -> Bytes {
@@ -52,8 +56,43 @@ fn member(out: &mut Vec<u8>, key: &str, value: &Value) {
 
 /// Puts a revision into encoded bytes, replacing the one that is there.
 pub(crate) fn splice(body: &[u8], revision: u64) -> Bytes {
+    let mut out = Vec::with_capacity(body.len() + REVISION_BYTES_MAX);
+    splice_into(&mut out, body, revision);
+    out.into()
+}
+
+/// An object as a line of the watch protocol, with its revision; and the object as a slice of that line.
+pub(crate) fn splice_line(kind: &str, body: &[u8], revision: u64) -> (Bytes, Bytes) {
+    let mut out = Vec::with_capacity(body.len() + REVISION_BYTES_MAX + kind.len() + LINE_BYTES);
+    begin_line(&mut out, kind);
+    let start = out.len();
+    splice_into(&mut out, body, revision);
+    let end = out.len();
+    out.extend_from_slice(b"}\n");
+    let line = Bytes::from(out);
+    let body = line.slice(start..end);
+    (line, body)
+}
+
+/// One line of the watch protocol.
+pub(crate) fn watch_line(kind: &str, body: &[u8]) -> Bytes {
+    let mut out = Vec::with_capacity(body.len() + kind.len() + LINE_BYTES);
+    begin_line(&mut out, kind);
+    out.extend_from_slice(body);
+    out.extend_from_slice(b"}\n");
+    out.into()
+}
+
+fn begin_line(out: &mut Vec<u8>, kind: &str) {
+    out.extend_from_slice(b"{\"type\":\"");
+    out.extend_from_slice(kind.as_bytes());
+    out.extend_from_slice(b"\",\"object\":");
+}
+
+fn splice_into(out: &mut Vec<u8>, body: &[u8], revision: u64) {
     let Some(found) = find(body, METADATA) else {
-        return Bytes::copy_from_slice(body);
+        out.extend_from_slice(body);
+        return;
     };
     let at = found + METADATA.len();
     let mut rest = &body[at..];
@@ -62,7 +101,6 @@ pub(crate) fn splice(body: &[u8], revision: u64) -> Bytes {
         rest = &old[end..];
         rest = rest.strip_prefix(b",").unwrap_or(rest);
     }
-    let mut out = Vec::with_capacity(body.len() + 44);
     out.extend_from_slice(&body[..at]);
     out.extend_from_slice(REVISION);
     let _ = write!(out, "{revision}\"");
@@ -70,22 +108,10 @@ pub(crate) fn splice(body: &[u8], revision: u64) -> Bytes {
         out.push(b',');
     }
     out.extend_from_slice(rest);
-    out.into()
 }
 
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
     haystack.windows(needle.len()).position(|window| window == needle)
-}
-
-/// One line of the watch protocol.
-pub(crate) fn watch_line(kind: &str, body: &[u8]) -> Bytes {
-    let mut line = BytesMut::with_capacity(body.len() + kind.len() + 24);
-    line.extend_from_slice(b"{\"type\":\"");
-    line.extend_from_slice(kind.as_bytes());
-    line.extend_from_slice(b"\",\"object\":");
-    line.extend_from_slice(body);
-    line.extend_from_slice(b"}\n");
-    line.freeze()
 }
 
 #[cfg(test)]
@@ -106,6 +132,8 @@ mod tests {
             assert_eq!(serde_json::from_slice::<Value>(&once).unwrap(), expected);
             let twice = splice(&splice(&stored, 42), revision);
             assert_eq!(once, twice);
+            let (line, body) = splice_line("ADDED", &stored, revision);
+            assert_eq!((&body, &line), (&once, &watch_line("ADDED", &once)));
         }
     }
 

@@ -47,7 +47,8 @@ pub(crate) async fn run(kind: Arc<KindStore>, ttl: Duration, stop: CancellationT
 }
 
 async fn sweep(kind: &KindStore, due: &mut VecDeque<Due>) {
-    while let Some(due) = due.pop_front_if(|due| due.at <= Instant::now()) {
+    while due.front().is_some_and(|due| due.at <= Instant::now()) {
+        let Some(due) = due.pop_front() else { break };
         let (namespace, name) = due.key.split_once('/').unwrap_or(("", &due.key));
         let current = kind.get(namespace, name).filter(|entry| entry.object.revision == due.revision);
         if let Some(entry) = current

@@ -139,8 +139,8 @@ impl KindStore {
         &self.cache
     }
 
-    pub(crate) fn parse(&self, key: &str, stored: &[u8], revision: u64) -> Entry {
-        Entry::parse(key, stored, revision, self.info.fields.as_deref())
+    pub(crate) fn parse(&self, kind: EventType, key: &str, stored: &[u8], revision: u64) -> Entry {
+        Entry::parse(kind, key, stored, revision, self.info.fields.as_deref())
     }
 
     fn key(&self, namespace: &str, name: &str) -> String {

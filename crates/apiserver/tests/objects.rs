@@ -64,7 +64,7 @@ async fn refusals() {
         ("POST", MAPS, json_type, deep, 400, "BadRequest", ""),
         ("POST", MAPS, json_type, large, 413, "RequestEntityTooLarge", "limit is 3145728"),
         ("POST", MAPS, "text/html", "{}".to_owned(), 415, "UnsupportedMediaType", "accepted media types include"),
-        ("POST", MAPS, "application/vnd.kubernetes.protobuf", "k8s\0".to_owned(), 415, "UnsupportedMediaType", ""),
+        ("POST", MAPS, "application/cbor", "k8s\0".to_owned(), 415, "UnsupportedMediaType", ""),
         (
             "POST",
             MAPS,

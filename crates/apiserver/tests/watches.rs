@@ -1,4 +1,5 @@
 //! Lists and watches: consistency, selectors, bookmarks, history.
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 mod common;
 

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 /// A stored object as it goes out on the wire, in its storage version, with its `resourceVersion` in place.
 #[derive(Clone, Debug)]
@@ -44,6 +44,8 @@ pub struct Entry {
     pub created: i64,
     /// Revision and encoded bytes.
     pub object: Object,
+    /// The change that made it so, as a line of the watch protocol; `object` is a slice of it.
+    pub(crate) line: Bytes,
 }
 
 impl Entry {
@@ -109,8 +111,6 @@ pub struct WatchEvent {
     pub entry: Arc<Entry>,
     /// The object before a modification, so that selectors can tell who enters and who leaves.
     pub previous: Option<Arc<Entry>>,
-    /// The line of the watch protocol, encoded when the first watcher needs it.
-    pub(crate) line: OnceLock<Bytes>,
 }
 
 impl WatchEvent {
@@ -138,18 +138,42 @@ struct Metadata<'a> {
 
 impl Entry {
     /// Reads the head of what the store holds. `fields` gives the selectable fields, for kinds that have any.
-    pub(crate) fn parse(key: &str, stored: &[u8], revision: u64, fields: Option<&SelectableFields>) -> Entry {
+    pub(crate) fn parse(
+        kind: EventType,
+        key: &str,
+        stored: &[u8],
+        revision: u64,
+        fields: Option<&SelectableFields>,
+    ) -> Entry {
         let head: Head<'_> = serde_json::from_slice(stored).unwrap_or_default();
         let fields = fields.map_or_else(Vec::new, |fields| fields(&serde_json::from_slice(stored).unwrap_or_default()));
         let fields = fields.into_iter().filter(|(name, _)| !matches!(*name, "metadata.name" | "metadata.namespace"));
         let created = head.metadata.created.as_deref().and_then(machinery::time::parse);
+        let (line, body) = encode::splice_line(kind.as_str(), stored, revision);
         Entry {
             key: key.into(),
             uid: head.metadata.uid.unwrap_or_default().into(),
             labels: head.metadata.labels.unwrap_or_default().into_iter().collect(),
             fields: fields.map(|(name, value)| (name, value.into_boxed_str())).collect(),
             created: created.map_or(0, jiff::Timestamp::as_second),
-            object: Object { revision, body: encode::splice(stored, revision) },
+            object: Object { revision, body },
+            line,
+        }
+    }
+}
+
+impl Entry {
+    /// Its last state, at the revision of its deletion.
+    pub(crate) fn deleted(&self, revision: u64) -> Entry {
+        let (line, body) = encode::splice_line(EventType::Deleted.as_str(), &self.object.body, revision);
+        Entry {
+            key: self.key.clone(),
+            uid: self.uid.clone(),
+            labels: self.labels.clone(),
+            fields: self.fields.clone(),
+            created: self.created,
+            object: Object { revision, body },
+            line,
         }
     }
 }

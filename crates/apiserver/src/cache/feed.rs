@@ -1,6 +1,6 @@
 //! From the store's changes to the caches of the kinds, in order, by one task.
 
-use super::entry::Entry;
+use super::entry::{Entry, EventType};
 use super::kind::Change;
 use crate::storage::{KindStore, REGISTRY};
 use bytes::Bytes;
@@ -99,7 +99,7 @@ impl Feed {
             for kv in &result.kvs {
                 let Some((kind, key)) = split(&kv.key) else { continue };
                 if let Some(kind) = self.kinds.get(kind) {
-                    kind.cache().load(Arc::new(kind.parse(key, &kv.value, kv.mod_revision)));
+                    kind.cache().load(Arc::new(kind.parse(EventType::Added, key, &kv.value, kv.mod_revision)));
                 }
             }
             let Some(last) = result.kvs.last().filter(|_| result.more) else { break };
@@ -160,7 +160,8 @@ impl Feed {
         kind.cache().apply(if event.deleted {
             Change::Delete { key: key.into(), revision }
         } else {
-            Change::Put(Arc::new(kind.parse(key, &event.kv.value, revision)))
+            let change = if event.previous.is_some() { EventType::Modified } else { EventType::Added };
+            Change::Put(Arc::new(kind.parse(change, key, &event.kv.value, revision)))
         });
     }
 
@@ -176,5 +177,5 @@ impl Feed {
 /// A cached object of the past, as the store still knows it.
 pub(crate) fn past(kind: &KindStore, key: &[u8], value: &[u8], revision: u64) -> Option<Entry> {
     let (_, key) = split(key)?;
-    Some(kind.parse(key, value, revision))
+    Some(kind.parse(EventType::Added, key, value, revision))
 }

@@ -5,18 +5,19 @@
 
 use super::entry::{Entry, EventType, WatchEvent};
 use super::selection::Selection;
-use crate::encode;
 use parking_lot::{Mutex, RwLock};
 use std::borrow::Borrow;
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::Bound;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 /// Changes kept a kind for watchers that come late: at most this many, and only for [`HISTORY_AGE`].
 const HISTORY_EVENTS_MAX: usize = 4096;
+/// … and no more than this together,
+const HISTORY_BYTES_MAX: usize = 4 << 20;
 /// A kind's newest changes are kept whatever their age.
 const HISTORY_EVENTS_MIN: usize = 128;
 const HISTORY_AGE: Duration = Duration::from_secs(300);
@@ -69,6 +70,7 @@ struct Watcher {
 struct State {
     objects: BTreeSet<ByKey>,
     history: VecDeque<(Instant, Arc<WatchEvent>)>,
+    history_bytes: usize,
     /// Watches can start at this revision or later.
     floor: u64,
 }
@@ -252,36 +254,28 @@ impl State {
             }
             Change::Delete { key, revision } => {
                 let last = self.objects.take(&*key)?.0;
-                (EventType::Deleted, Arc::new(at_revision(&last, revision)), None)
+                (EventType::Deleted, Arc::new(last.deleted(revision)), None)
             }
         };
-        let event = Arc::new(WatchEvent { kind, entry, previous, line: OnceLock::new() });
+        let event = Arc::new(WatchEvent { kind, entry, previous });
         self.remember(Arc::clone(&event));
         Some(event)
     }
 
     fn remember(&mut self, event: Arc<WatchEvent>) {
         let now = Instant::now();
+        self.history_bytes += event.entry.line.len();
         while let Some((seen, oldest)) = self.history.front() {
             let len = self.history.len();
-            if len < HISTORY_EVENTS_MIN || (len < HISTORY_EVENTS_MAX && now.duration_since(*seen) < HISTORY_AGE) {
+            let fits = len < HISTORY_EVENTS_MAX && self.history_bytes < HISTORY_BYTES_MAX;
+            if len < HISTORY_EVENTS_MIN || (fits && now.duration_since(*seen) < HISTORY_AGE) {
                 break;
             }
             self.floor = oldest.revision();
+            self.history_bytes -= oldest.entry.line.len();
             self.history.pop_front();
         }
         self.history.push_back((now, event));
-    }
-}
-
-fn at_revision(entry: &Entry, revision: u64) -> Entry {
-    Entry {
-        key: entry.key.clone(),
-        uid: entry.uid.clone(),
-        labels: entry.labels.clone(),
-        fields: entry.fields.clone(),
-        created: entry.created,
-        object: super::entry::Object { revision, body: encode::splice(&entry.object.body, revision) },
     }
 }
 

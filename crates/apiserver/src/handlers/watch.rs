@@ -198,7 +198,8 @@ impl Watch {
 
     fn added(&mut self, entry: &Entry) -> Bytes {
         if self.shown.plain() {
-            return watch_line("ADDED", &entry.object.body);
+            let fits = entry.line.starts_with(b"{\"type\":\"ADDED\"");
+            return if fits { entry.line.clone() } else { watch_line("ADDED", &entry.object.body) };
         }
         let value = self.shown.served.value(&entry.object);
         self.shown.line("ADDED", value)
@@ -232,7 +233,7 @@ impl Watch {
     fn line(&mut self, delivery: &Delivery) -> Bytes {
         let event = &delivery.event;
         if self.shown.plain() && delivery.kind == event.kind {
-            return event.line.get_or_init(|| watch_line(event.kind.as_str(), &event.entry.object.body)).clone();
+            return event.entry.line.clone();
         }
         let left = delivery.kind == EventType::Deleted && event.kind != EventType::Deleted;
         let shown = event.previous.as_ref().filter(|_| left).unwrap_or(&event.entry);

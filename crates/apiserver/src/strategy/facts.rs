@@ -89,7 +89,12 @@ impl Facts {
         } else {
             self.only_status(object, old);
         }
-        self.prepare_generation(object, old);
+        if part == Part::Status {
+            // Whatever comes with a status (the revision of a Deployment, an annotation) is no new generation.
+            meta::set(meta::metadata(object), "generation", meta::at(old, &["metadata", "generation"]).cloned());
+        } else {
+            self.prepare_generation(object, old);
+        }
     }
 
     fn only_status(&self, object: &mut Value, old: &Value) {

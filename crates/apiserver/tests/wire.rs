@@ -1,0 +1,232 @@
+//! Discovery, formats for machines, and what strangers send, over a real connection where that matters.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use common::{Server, start};
+use machinery::protobuf;
+use machinery::schema::Schema;
+use serde_json::{Value, json};
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+
+#[tokio::test]
+async fn discovery() {
+    let server = start().await;
+    let versions = server.get("/api").await.ok();
+    assert_eq!((&versions["kind"], &versions["versions"]), (&json!("APIVersions"), &json!(["v1"])));
+    let groups = server.get("/apis").await.ok();
+    assert!(
+        groups["groups"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|group| group["name"] == "apps" && group["preferredVersion"]["groupVersion"] == "apps/v1")
+    );
+    assert_eq!(server.get("/apis/autoscaling").await.ok()["versions"].as_array().unwrap().len(), 2);
+    let core = server.get("/api/v1").await.ok();
+    let names: Vec<_> =
+        core["resources"].as_array().unwrap().iter().map(|resource| resource["name"].as_str().unwrap()).collect();
+    for name in ["pods", "pods/log", "pods/eviction", "namespaces/finalize", "services"] {
+        assert!(names.contains(&name), "{name}");
+    }
+    assert_eq!(server.get("/apis/nothing/v1").await.code, 404);
+    let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList,application/json";
+    let aggregated = server.send("GET", "/apis", &[("accept", accept)], "").await;
+    assert_eq!(
+        aggregated.headers["content-type"],
+        "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
+    );
+    let tag = aggregated.headers["etag"].to_str().unwrap().to_owned();
+    let list = aggregated.ok();
+    let apps = list["items"].as_array().unwrap().iter().find(|group| group["metadata"]["name"] == "apps").unwrap();
+    let deployments = apps["versions"][0]["resources"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|resource| resource["resource"] == "deployments")
+        .unwrap();
+    assert!(
+        deployments["subresources"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|sub| sub["subresource"] == "scale" && sub["responseKind"]["kind"] == "Scale")
+    );
+    let unchanged = server.send("GET", "/apis", &[("accept", accept), ("if-none-match", &tag)], "").await;
+    assert_eq!((unchanged.code, unchanged.body.len()), (304, 0));
+    let version = server.get("/version").await.ok();
+    assert!(version["gitVersion"].as_str().unwrap().starts_with("v1.37.2+kijabi"));
+    let index = server.get("/openapi/v3").await.ok();
+    let path = index["paths"]["apis/apps/v1"]["serverRelativeURL"].as_str().unwrap().to_owned();
+    let document = server.get(&path).await;
+    assert_eq!(document.headers["cache-control"], "public, immutable");
+    assert!(document.ok()["components"]["schemas"]["io.k8s.api.apps.v1.Deployment"].is_object());
+    assert!(server.get("/").await.ok()["paths"].as_array().unwrap().len() > 20);
+}
+
+#[tokio::test]
+async fn health_and_metrics() {
+    let server = start().await;
+    for path in ["/healthz", "/livez", "/readyz", "/readyz/ping", "/livez/etcd"] {
+        let answer = server.get(path).await;
+        assert_eq!((answer.code, &*answer.body), (200, b"ok".as_slice()), "{path}");
+    }
+    let verbose = server.get("/readyz?verbose").await;
+    assert!(String::from_utf8_lossy(&verbose.body).ends_with("readyz check passed\n"));
+    assert_eq!(server.get("/healthz/nothing").await.code, 404);
+    server.get("/api/v1/pods").await.ok();
+    let metrics = String::from_utf8(server.get("/metrics").await.body.to_vec()).unwrap();
+    assert!(metrics.contains("apiserver_request_total{code=\"200\",resource=\"pods\",verb=\"list\"} 1"), "{metrics}");
+    assert!(metrics.contains("apiserver_storage_objects{resource=\"deployments.apps\"} 0"));
+}
+
+#[tokio::test]
+async fn protobuf_there_and_back() {
+    let server = start().await;
+    let media_type = "application/vnd.kubernetes.protobuf";
+    let schema = Schema::builtin().kind("", "v1", "ConfigMap").unwrap();
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m", "labels": {"a": "b"}}, "data": {"k": "v"}});
+    let headers = [("content-type", media_type), ("accept", media_type)];
+    let made = server.send("POST", "/api/v1/namespaces/a/configmaps", &headers, protobuf::encode(&map, schema)).await;
+    assert_eq!(
+        (made.code, &made.headers["content-type"]),
+        (201, &media_type.parse::<http::HeaderValue>().unwrap()),
+        "{:?}",
+        made.body
+    );
+    let find = |_: &str, kind: &str| Schema::builtin().kind("", "v1", kind);
+    let back = protobuf::decode(&made.body, None, find).unwrap();
+    assert_eq!((&back["data"], &back["metadata"]["namespace"]), (&json!({"k": "v"}), &json!("a")));
+    let list = server.send("GET", "/api/v1/configmaps", &headers[1..], "").await;
+    assert_eq!(protobuf::decode(&list.body, None, find).unwrap()["items"][0]["metadata"]["name"], "m");
+    let missing = server.send("GET", "/api/v1/namespaces/a/configmaps/x", &headers[1..], "").await;
+    let status = protobuf::decode(&missing.body, None, find).unwrap();
+    assert_eq!((missing.code, &status["reason"], &status["code"]), (404, &json!("NotFound"), &json!(404)));
+    for garbage in [&b"k8s\0"[..], b"k8s\0\xff\xff\xff", b"nothing"] {
+        let answer = server.send("POST", "/api/v1/namespaces/a/configmaps", &headers[..1], garbage.to_vec()).await;
+        assert!(matches!(answer.code, 400 | 422), "{garbage:?}: {}", answer.code);
+    }
+}
+
+async fn listen(server: &Server) -> (SocketAddr, CancellationToken) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (api, stop) = (server.api.clone(), CancellationToken::new());
+    let token = stop.clone();
+    tokio::spawn(async move { api.serve(listener, None, serve::Limits::default(), token).await });
+    (address, stop)
+}
+
+/// Sends bytes and reads the first line of the answer; empty when the connection ends without one.
+async fn exchange(address: SocketAddr, bytes: &[u8]) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(bytes).await.unwrap();
+    let mut answer = vec![0; 4096];
+    let read =
+        tokio::time::timeout(Duration::from_secs(10), stream.read(&mut answer)).await.expect("an answer in time");
+    let text = String::from_utf8_lossy(&answer[..read.unwrap_or(0)]).into_owned();
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
+#[tokio::test]
+async fn hostile_connections() {
+    let server = start().await;
+    let (address, stop) = listen(&server).await;
+    let long = format!("GET /{} HTTP/1.1\r\nhost: x\r\n\r\n", "a".repeat(40_000));
+    for (request, expected) in [
+        ("GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n", "HTTP/1.1 200 OK"),
+        ("GET / HTTP/9\r\n\r\n", "HTTP/1.1 400 Bad Request"),
+        (
+            "POST /api/v1/namespaces/a/configmaps HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999\r\n\r\n",
+            "HTTP/1.1 413 Payload Too Large",
+        ),
+        (&long, "HTTP/1.1 414 URI Too Long"),
+    ] {
+        assert_eq!(exchange(address, request.as_bytes()).await, expected, "{:.60}", request);
+    }
+    // A body that never comes holds up nobody else, and nothing of it is stored.
+    let mut half = TcpStream::connect(address).await.unwrap();
+    half.write_all(b"POST /api/v1/namespaces/a/configmaps HTTP/1.1\r\nhost: x\r\ncontent-length: 50\r\n\r\n{\"metadata\":{\"name\":").await.unwrap();
+    assert_eq!(exchange(address, b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n").await, "HTTP/1.1 200 OK");
+    drop(half);
+    assert_eq!(server.get("/api/v1/configmaps").await.ok()["items"], json!([]));
+    stop.cancel();
+}
+
+#[tokio::test]
+async fn random_bodies_never_end_in_an_internal_error() {
+    let server = start().await;
+    let kinds = [
+        (
+            "/api/v1/namespaces/a/pods",
+            json!({"metadata": {"name": "x"}, "spec": {"containers": [{"name": "c", "image": "i", "ports": [{"containerPort": 80}]}]}}),
+        ),
+        (
+            "/api/v1/namespaces/a/services",
+            json!({"metadata": {"name": "x"}, "spec": {"ports": [{"port": 80}], "selector": {"a": "b"}}}),
+        ),
+        (
+            "/apis/apps/v1/namespaces/a/deployments",
+            json!({"metadata": {"name": "x"}, "spec": {"selector": {"matchLabels": {"a": "b"}}, "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}}}),
+        ),
+        (
+            "/apis/batch/v1/namespaces/a/jobs",
+            json!({"metadata": {"name": "x"}, "spec": {"template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}}}),
+        ),
+    ];
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut accepted = 0;
+    for round in 0..600 {
+        let (path, object) = &kinds[round % kinds.len()];
+        let mut object = object.clone();
+        object["metadata"]["name"] = format!("x{round}").into();
+        for _ in 0..random.usize(0..3) {
+            mutate(&mut object, &mut random);
+        }
+        let answer = server.post(path, object.clone()).await;
+        assert!(answer.code < 500, "{object} {:?}", answer.body);
+        if answer.code == 201 {
+            accepted += 1;
+            let name = answer.json()["metadata"]["name"].as_str().unwrap().to_owned();
+            let kind = ["merge", "strategic-merge"][round % 2];
+            let mut change = object;
+            mutate(&mut change, &mut random);
+            let patched = server.patch(&format!("{path}/{name}"), kind, change.clone()).await;
+            assert!(patched.code < 500, "{kind} {change} {:?}", patched.body);
+        }
+    }
+    assert!(accepted > 50, "{accepted}");
+}
+
+/// Replaces something somewhere by something else.
+fn mutate(value: &mut Value, random: &mut fastrand::Rng) {
+    let strange = [
+        json!(null),
+        json!(-1),
+        json!(1.5),
+        json!(""),
+        json!("x y"),
+        json!([]),
+        json!({}),
+        json!([null]),
+        json!(true),
+        json!(u64::MAX),
+    ];
+    match value {
+        Value::Object(map) if !map.is_empty() && random.u8(0..8) > 0 => {
+            let at = random.usize(0..map.len());
+            if let Some(member) = map.values_mut().nth(at) {
+                mutate(member, random);
+            }
+        }
+        Value::Array(list) if !list.is_empty() && random.u8(0..8) > 0 => {
+            let at = random.usize(0..list.len());
+            mutate(&mut list[at], random);
+        }
+        value => *value = strange[random.usize(0..strange.len())].clone(),
+    }
+}
