@@ -15,11 +15,14 @@
 //! Never: a controller never talks to another one, to the store or to a node.
 
 mod adopt;
+mod aggregate;
 mod control;
 mod create;
+mod cronjob;
 mod daemonset;
 mod deployment;
 mod discover;
+mod disruption;
 mod endpoints;
 mod expectations;
 mod furnish;
@@ -32,8 +35,10 @@ mod owner;
 mod pods;
 mod replicas;
 mod select;
+mod statefulset;
 #[cfg(test)]
 mod testing;
+mod ttl;
 
 use std::sync::Arc;
 
@@ -70,6 +75,11 @@ pub async fn run(config: Config, token: CancellationToken) {
     endpoints::start(&shared);
     garbage::start(&shared);
     job::start(&shared);
+    cronjob::start(&shared);
+    ttl::start(&shared);
+    statefulset::start(&shared);
+    disruption::start(&shared);
+    aggregate::start(&shared);
     namespace::start(&shared);
     node::start(&shared, &config.cluster_cidr, config.node_cidr_mask);
     token.cancelled().await;

@@ -13,8 +13,7 @@ use client::{Delta, EventType, Informer, Recorder, reference};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus, ReplicaSet};
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
-use serde_json::json;
+use kube::api::{DeleteParams, PostParams, Preconditions};
 
 pub(crate) use self::bounds::scaled;
 use self::plan::Action;
@@ -155,29 +154,23 @@ impl Deployments {
         self.recorder.event(&reference(d), EventType::Normal, "ScalingReplicaSet", text);
     }
 
-    async fn write_status(&self, d: &Deployment, status: DeploymentStatus) -> Result<(), Error> {
-        if d.status.as_ref() == Some(&status) {
+    /// Writes the status, and with it the revision that kubectl shows: an annotation, but the controller's, not the user's.
+    async fn write(&self, d: &Deployment, status: DeploymentStatus, revision: Option<i64>) -> Result<(), Error> {
+        let revision = revision.filter(|r| revision::revision(d.metadata.annotations.as_ref()) != *r);
+        if d.status.as_ref() == Some(&status) && revision.is_none() {
             return Ok(());
         }
         let name = d.metadata.name.as_deref().unwrap_or_default();
         let api = self.shared.api::<Deployment>(d.metadata.namespace.as_deref().unwrap_or_default());
-        let update = Deployment { status: Some(status), ..d.clone() };
+        let mut update = Deployment { status: Some(status), ..d.clone() };
+        if let Some(revision) = revision {
+            let annotations = update.metadata.annotations.get_or_insert_default();
+            annotations.insert(revision::REVISION.to_owned(), revision.to_string());
+        }
         api.replace_status(name, &PostParams::default(), &update)
             .await
             .unless_gone("write the status of", name)
             .map(drop)
-    }
-
-    /// Writes the revision number kubectl shows; an annotation, so it does not count as a new generation.
-    async fn write_revision(&self, d: &Deployment, revision: i64) -> Result<(), Error> {
-        if revision::revision(d.metadata.annotations.as_ref()) == revision {
-            return Ok(());
-        }
-        let name = d.metadata.name.as_deref().unwrap_or_default();
-        let api = self.shared.api::<Deployment>(d.metadata.namespace.as_deref().unwrap_or_default());
-        let patch = json!({"metadata": {"annotations": {revision::REVISION: revision.to_string()}}});
-        let patched = api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await;
-        patched.unless_gone("annotate deployment", name).map(drop)
     }
 }
 
@@ -207,10 +200,7 @@ impl Controller for Deployments {
                 break;
             }
         }
-        self.write_status(&d, status).await?;
-        if let Some(revision) = plan.revision.filter(|_| outcome.is_ok()) {
-            self.write_revision(&d, revision).await?;
-        }
+        self.write(&d, status, plan.revision.filter(|_| outcome.is_ok())).await?;
         if let Some(wait) = plan.recheck {
             self.queue.add_after(key.to_owned(), wait);
         }

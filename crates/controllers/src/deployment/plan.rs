@@ -238,3 +238,7 @@ pub(super) fn size(set: &ReplicaSet) -> i32 {
 pub(super) fn available(set: &ReplicaSet) -> i32 {
     set.status.as_ref().and_then(|s| s.available_replicas).unwrap_or(0)
 }
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

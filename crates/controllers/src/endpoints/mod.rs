@@ -1,6 +1,7 @@
 //! Endpoints: which addresses serve a Service, as EndpointSlices and as the older Endpoints object.
 
 mod legacy;
+mod mirror;
 mod plan;
 
 use std::sync::Arc;
@@ -29,8 +30,9 @@ struct Slices {
     expectations: Expectations,
 }
 
-/// Starts the controller.
+/// Starts the controllers: of slices for Services that select pods, and for Endpoints written by hand.
 pub(crate) fn start(shared: &Arc<Shared>) {
+    mirror::start(shared);
     let all = Slices {
         shared: Arc::clone(shared),
         services: shared.informers.all(),

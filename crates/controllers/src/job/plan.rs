@@ -4,7 +4,7 @@
 //! is first written into `uncountedTerminatedPods`, then the finalizer is taken off, and only then, when the pod is seen
 //! without it, the uid moves into the count. Each of the three steps can be repeated without harm.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -43,7 +43,6 @@ pub(super) struct Plan {
 struct Sorted<'a> {
     active: Vec<&'a Arc<Pod>>,
     terminating: usize,
-    ready: usize,
     succeeded: Vec<&'a Arc<Pod>>,
     failed: Vec<&'a Arc<Pod>>,
 }
@@ -76,7 +75,7 @@ fn waits_for_end(job: &Job) -> bool {
 }
 
 fn sort<'a>(job: &Job, owned: &'a [Arc<Pod>]) -> Sorted<'a> {
-    let mut sorted = Sorted { active: Vec::new(), terminating: 0, ready: 0, succeeded: Vec::new(), failed: Vec::new() };
+    let mut sorted = Sorted { active: Vec::new(), terminating: 0, succeeded: Vec::new(), failed: Vec::new() };
     for pod in owned {
         match pods::phase(pod) {
             "Succeeded" => sorted.succeeded.push(pod),
@@ -89,7 +88,6 @@ fn sort<'a>(job: &Job, owned: &'a [Arc<Pod>]) -> Sorted<'a> {
                 }
             }
             _ => {
-                sorted.ready += usize::from(pods::is_ready(pod));
                 sorted.active.push(pod);
             }
         }
@@ -108,7 +106,9 @@ pub(super) fn plan(job: &Job, owned: &[Arc<Pod>], now: Timestamp) -> Plan {
     count(job, &mut plan, owned, &sorted);
     let uncounted = plan.status.uncounted_terminated_pods.as_ref();
     let pending = |list: Option<&Vec<String>>| list.map_or(0, Vec::len);
-    let succeeded = number(plan.status.succeeded) + pending(uncounted.and_then(|u| u.succeeded.as_ref()));
+    // With indexes the count is that of the indexes, which are noted at once.
+    let waiting = if is_indexed(job) { 0 } else { pending(uncounted.and_then(|u| u.succeeded.as_ref())) };
+    let succeeded = number(plan.status.succeeded) + waiting;
     let failed = number(plan.status.failed) + pending(uncounted.and_then(|u| u.failed.as_ref()));
     let tally = Tally { succeeded, failed };
     if conditions::ending(&plan.status).is_none()
@@ -131,7 +131,9 @@ pub(super) fn plan(job: &Job, owned: &[Arc<Pod>], now: Timestamp) -> Plan {
     }
     let gone = plan.delete.len();
     plan.status.active = positive(sorted.active.len() - gone);
-    plan.status.ready = Some(i32::try_from(if gone > 0 { 0 } else { sorted.ready }).unwrap_or(i32::MAX));
+    let stays = |p: &&&Arc<Pod>| !plan.delete.iter().any(|d| d.metadata.uid == p.metadata.uid);
+    let ready = sorted.active.iter().filter(stays).filter(|p| pods::is_ready(p)).count();
+    plan.status.ready = Some(i32::try_from(ready).unwrap_or(i32::MAX));
     plan.status.terminating = Some(i32::try_from(sorted.terminating + gone).unwrap_or(i32::MAX));
     let settled =
         plan.status.uncounted_terminated_pods.as_ref().is_none_or(|u| {
@@ -319,6 +321,6 @@ mod tests;
 
 /// Used by the tests to look at a set of indexes.
 #[cfg(test)]
-pub(super) fn indexes_of(status: &JobStatus) -> BTreeSet<i32> {
+pub(super) fn indexes_of(status: &JobStatus) -> std::collections::BTreeSet<i32> {
     indexes::parse(status.completed_indexes.as_deref().unwrap_or_default(), i32::MAX)
 }

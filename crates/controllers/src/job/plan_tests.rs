@@ -105,6 +105,19 @@ fn an_ended_pod_is_counted_once() {
 }
 
 #[test]
+fn an_index_that_is_done_counts_once() {
+    let j = job(json!({"completions": 3, "parallelism": 3, "completionMode": "Indexed"}), json!({}));
+    let of = |i: i32, phase: &str| {
+        let mut p = tracked(&format!("p{i}")).phase(phase).build();
+        p.metadata.annotations.get_or_insert_default().insert(INDEX.to_owned(), i.to_string());
+        Arc::new(p)
+    };
+    let first = plan(&j, &[of(0, "Succeeded"), of(1, "Running"), of(2, "Running")], at(5));
+    assert_eq!((first.delete.len(), first.create.len(), first.status.active), (0, 0, Some(2)));
+    assert_eq!(first.status.completed_indexes.as_deref(), Some("0"));
+}
+
+#[test]
 fn suspension_deadline_and_backoff() {
     let running = [tracked("a").arc()];
     let suspended = plan(&job(json!({"suspend": true}), json!({"startTime": "1970-01-01T00:00:01Z"})), &running, at(5));
