@@ -75,6 +75,7 @@ async fn processes_run_as_whom_and_with_what_they_shall() {
             "CapBnd:\t00000000a80425fb",
             "CapInh:\t0000000000000000",
             "NoNewPrivs:\t0",
+            "THP_enabled:\t1",
             "Seccomp:\t0",
         ],
     )

@@ -60,15 +60,18 @@ fn wrong(id: &str, error: &client::Error) -> cri::Error {
 /// The process's ends of its streams, in order.
 type Ends = [Option<OwnedFd>; 3];
 
+/// This side's halves of a process's streams.
+type Halves = (Option<Sender>, Option<Receiver>, Option<Receiver>);
+
 /// Pipes for what was asked: this side's halves, and the process's.
-fn pipes(options: StreamOptions) -> cri::Result<(Option<Sender>, Option<Receiver>, Option<Receiver>, Ends)> {
+fn pipes(options: StreamOptions) -> cri::Result<(Halves, Ends)> {
     let stdin = options.stdin.then(input).transpose()?;
     let stdout = options.stdout.then(output).transpose()?;
     let stderr = (options.stderr && !options.tty).then(output).transpose()?;
     let (stdin, theirs_in) = stdin.unzip();
     let (stdout, theirs_out) = stdout.unzip();
     let (stderr, theirs_err) = stderr.unzip();
-    Ok((stdin, stdout, stderr, [theirs_in, theirs_out, theirs_err]))
+    Ok(((stdin, stdout, stderr), [theirs_in, theirs_out, theirs_err]))
 }
 
 impl Core {
@@ -100,7 +103,7 @@ impl Core {
             rustix::io::ioctl_fionbio(&master, true).map_err(|e| internal("set up the terminal", &e))?;
             self.terminal_streams(session, master)?
         } else {
-            let (stdin, stdout, stderr, ends) = pipes(options)?;
+            let ((stdin, stdout, stderr), ends) = pipes(options)?;
             let session = self.execute(id, command, false, ends).await?.session;
             let (resize, _no_terminal) = mpsc::channel(SIZES_MAX);
             ProcessStreams {
@@ -205,7 +208,7 @@ impl Core {
     ) -> cri::Result<ProcessStreams> {
         let (pod, container) = self.container(id)?;
         let options = StreamOptions { tty: container.tty, ..options };
-        let (stdin, stdout, stderr, ends) = pipes(options)?;
+        let ((stdin, stdout, stderr), ends) = pipes(options)?;
         let mut session = pod.shim.attach(id, ends).await.map_err(|error| wrong(id, &error))?;
         let (resize, mut sizes) = mpsc::channel::<TerminalSize>(SIZES_MAX);
         let (mut tell, exit) = oneshot::channel();

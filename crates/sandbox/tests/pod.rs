@@ -90,7 +90,7 @@ async fn attach_reaches_the_first_process() {
         let streams = node.sandbox.attach(&id, options).await.unwrap();
         let (mut stdin, mut stdout) = (streams.stdin.unwrap(), streams.stdout.unwrap());
         stdin.write_all(b"abc\n").await.unwrap();
-        let mut text = vec![0; 64];
+        let mut text = [0; 64];
         let mut read = 0;
         while !String::from_utf8_lossy(&text[..read]).contains("got abc") {
             read += stdout.read(&mut text[read..]).await.unwrap();

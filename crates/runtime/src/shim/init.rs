@@ -155,6 +155,8 @@ fn become_program(process: &Process) -> Failure {
         change_folder(&process.cwd, &who)?;
         drop_rights(process, &who).map_err(step("drop rights"))?;
         rustix::process::umask(Mode::from(0o022));
+        // The shim does without huge pages and its children inherit that; containers may have them.
+        let _old_kernel = rustix::thread::disable_transparent_huge_pages(false);
         // Without its shim nobody takes its output or exit code. Last, for changes of rights clear it.
         let killed = Some(rustix::process::Signal::KILL);
         rustix::process::set_parent_process_death_signal(killed).map_err(|e| step("prctl")(e.into()))?;
