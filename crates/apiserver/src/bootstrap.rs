@@ -27,18 +27,31 @@ pub struct Bootstrap {
     pub port: u16,
 }
 
+/// The user our controllers run as.
+const CONTROLLERS: &str = "system:kube-controller-manager";
+
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 
 /// Makes what is missing. Namespaces come first: everything else may lie in them.
 pub async fn bootstrap(storage: &Storage, config: &Bootstrap) -> Result<(), Status> {
     let mut objects: Vec<Value> = NAMESPACES.iter().map(|name| namespace(name)).collect();
     objects.extend(priority_classes());
-    objects.extend(aggregated(authz::bootstrap_objects()));
+    let mut policy = aggregated(authz::bootstrap_objects());
+    policy.iter_mut().for_each(bind_controllers);
+    objects.extend(policy);
     objects.push(kubernetes_service(config));
     objects.extend(config.dns_ip.map(dns_service));
     try_join_all(objects.into_iter().map(|object| ensure(storage, object))).await?;
     try_join_all([endpoints(config), endpoint_slice(config)].map(|object| replace(storage, object))).await?;
     Ok(())
+}
+
+/// All our controllers run as one user: it gets the role of each.
+fn bind_controllers(object: &mut Value) {
+    if object["kind"] == "ClusterRoleBinding" && meta::name(object).starts_with("system:controller:") {
+        let user = json!({"kind": "User", "apiGroup": authz_group(), "name": CONTROLLERS});
+        object["subjects"].as_array_mut().into_iter().for_each(|subjects| subjects.push(user.clone()));
+    }
 }
 
 /// Fills in the rules of roles that aggregate, for those who look at them. (Decisions collect them anew.)

@@ -589,4 +589,11 @@ async fn components_inside_are_who_they_say() {
     let client = Client { peer: Peer { user: Some(Arc::new(user)), ..Peer::default() }, ..Client::default() };
     assert_eq!(server.get(&client, "/api/v1/pods").await.0, 200);
     assert_eq!(server.get(&client, "/api/v1/secrets").await.0, 403);
+    let user = UserInfo { name: "system:kube-controller-manager".into(), ..UserInfo::default() };
+    let client = Client { peer: Peer { user: Some(Arc::new(user)), ..Peer::default() }, ..Client::default() };
+    let set = json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "metadata": {"name": "r"}, "spec": {
+        "replicas": 0, "selector": {"matchLabels": {"a": "b"}},
+        "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "x"}]}}}});
+    let (code, answer) = server.post(&client, "/apis/apps/v1/namespaces/default/replicasets", &set).await;
+    assert_eq!(code, 201, "{answer}");
 }

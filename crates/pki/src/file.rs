@@ -34,14 +34,25 @@ pub(crate) fn read(path: &Path) -> Result<Option<String>, Error> {
     Ok(Some(text))
 }
 
-/// Writes `path` with mode 0600: to a neighbour first, synced, then renamed. The caller syncs the directory.
+/// Writes what can be made anew with mode 0600: to a neighbour first, then renamed. Power loss may leave nothing of it.
 pub(crate) fn write(path: &Path, content: &str) -> Result<(), Error> {
+    put(path, content, false)
+}
+
+/// Writes what cannot be made anew (all trust hangs on it), synced before it is renamed. The caller syncs the directory.
+pub(crate) fn write_durably(path: &Path, content: &str) -> Result<(), Error> {
+    put(path, content, true)
+}
+
+fn put(path: &Path, content: &str, durably: bool) -> Result<(), Error> {
     let neighbour = path.with_extension("new");
     let result = (|| {
         let _ = std::fs::remove_file(&neighbour);
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&neighbour)?;
         file.write_all(content.as_bytes())?;
-        file.sync_data()?;
+        if durably {
+            file.sync_data()?;
+        }
         std::fs::rename(&neighbour, path)
     })();
     result.map_err(failed("write", path))

@@ -79,8 +79,13 @@ impl Pki {
     pub fn open_at(dir: &Path, names: &Names, now: SystemTime) -> Result<Self, Error> {
         file::private_dir(dir)?;
         let service_account = service_account::open(dir.join("service-account.pem"))?;
-        let cluster = authority(&dir.join("ca.pem"), "kubernetes", now)?;
-        let front_proxy = authority(&dir.join("front-proxy-ca.pem"), "front-proxy-ca", now)?;
+        // Side by side: each waits for the disk.
+        let (cluster, front_proxy) = std::thread::scope(|scope| {
+            let front_proxy = scope.spawn(|| authority(&dir.join("front-proxy-ca.pem"), "front-proxy-ca", now));
+            let cluster = authority(&dir.join("ca.pem"), "kubernetes", now);
+            (cluster, front_proxy.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        });
+        let (cluster, front_proxy) = (cluster?, front_proxy?);
         let pki = Self {
             dir: dir.to_owned(),
             names: names.clone(),
@@ -212,7 +217,7 @@ fn authority(path: &Path, common_name: &str, now: SystemTime) -> Result<Authorit
     let damaged = |e: Error| Error::Damaged { path: path.to_owned(), problem: e.to_string() };
     let Some(pem) = file::read(path)? else {
         let authority = Authority::create(common_name, now)?;
-        file::write(path, &authority.identity().to_pem())?;
+        file::write_durably(path, &authority.identity().to_pem())?;
         return Ok(authority);
     };
     let authority = Identity::from_pem(&pem).and_then(Authority::from_identity).map_err(damaged)?;

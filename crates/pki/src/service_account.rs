@@ -173,7 +173,7 @@ pub(crate) fn open(path: PathBuf) -> Result<Pending, Error> {
 
 fn generate_to(path: &Path) -> Result<ServiceAccountKey, Error> {
     let (key, pem) = ServiceAccountKey::generate()?;
-    file::write(path, &pem)?;
+    file::write_durably(path, &pem)?;
     if let Some(dir) = path.parent() {
         file::sync_dir(dir)?;
     }
