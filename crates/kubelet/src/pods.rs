@@ -19,7 +19,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinError, JoinSet};
+
+/// Before a worker that failed is replaced.
+const REPLACE_AFTER: Duration = Duration::from_secs(10);
 
 /// All workers. One task owns it.
 pub(crate) struct Pods {
@@ -31,6 +34,8 @@ pub(crate) struct Pods {
     /// Static pods by UID.
     statics: HashMap<String, Arc<Pod>>,
     workers: JoinSet<String>,
+    /// Whose worker a task is.
+    owners: HashMap<Id, String>,
     chores: JoinSet<()>,
     /// What the runtime had at the start, by pod UID, until its pod is seen.
     adopted: HashMap<String, View>,
@@ -46,6 +51,7 @@ impl Pods {
             known: BTreeMap::new(),
             statics: HashMap::new(),
             workers: JoinSet::new(),
+            owners: HashMap::new(),
             chores: JoinSet::new(),
             adopted: HashMap::new(),
         }
@@ -66,7 +72,7 @@ impl Pods {
                 () = token.cancelled() => break,
                 delta = deltas.recv() => self.delta(delta),
                 event = events.recv() => self.event(event),
-                Some(done) = self.workers.join_next(), if !self.workers.is_empty() => self.ended(done),
+                Some(done) = self.workers.join_next_with_id(), if !self.workers.is_empty() => self.ended(done),
                 Some(_) = self.chores.join_next(), if !self.chores.is_empty() => {}
                 () = changed(watch.as_ref()) => self.read_statics(),
             }
@@ -77,7 +83,7 @@ impl Pods {
 
     /// First what runs, then what shall run, then what is left over.
     async fn start(&mut self) {
-        self.adopted = self.list_runtime().await;
+        self.adopted = list_runtime(&self.context).await;
         self.informer.synced().await;
         self.context.services.synced().await;
         self.read_statics();
@@ -88,20 +94,6 @@ impl Pods {
             self.update(pod);
         }
         self.clean_up();
-    }
-
-    async fn list_runtime(&self) -> HashMap<String, View> {
-        loop {
-            let sandboxes = self.context.runtime().list_pod_sandboxes().await;
-            let containers = self.context.runtime().list_containers(None).await;
-            match (sandboxes, containers) {
-                (Ok(sandboxes), Ok(containers)) => return by_pod(sandboxes, containers),
-                (Err(error), _) | (_, Err(error)) => {
-                    tracing::error!(%error, "the runtime does not say what runs; asking again");
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                }
-            }
-        }
     }
 
     fn delta(&mut self, delta: Result<Delta<Pod>, RecvError>) {
@@ -145,7 +137,8 @@ impl Pods {
         if fresh && let Some(verdict) = self.admit(&pod) {
             worker.reject(verdict);
         }
-        self.workers.spawn(worker.run());
+        let task = self.workers.spawn(worker.run());
+        self.owners.insert(task.id(), uid);
     }
 
     fn admit(&self, pod: &Pod) -> Option<crate::status::Verdict> {
@@ -171,14 +164,39 @@ impl Pods {
         self.directory.tell(uid, |news| news.deleted = true);
     }
 
-    fn ended(&mut self, done: Result<String, tokio::task::JoinError>) {
+    fn ended(&mut self, done: Result<(Id, String), JoinError>) {
         match done {
-            Ok(uid) => {
+            Ok((id, uid)) => {
+                self.owners.remove(&id);
                 self.directory.remove(&uid);
                 self.known.remove(&uid);
             }
-            Err(error) => tracing::error!(%error, "a pod worker ended in an unforeseen way"),
+            Err(error) => {
+                let uid = self.owners.remove(&error.id()).unwrap_or_default();
+                tracing::error!(%uid, %error, "a pod worker ended in an unforeseen way; another takes the pod over");
+                if let Some(pod) = self.known.get(&uid).cloned() {
+                    self.replace(pod);
+                }
+            }
         }
+    }
+
+    /// A new worker adopts what the one before left, after a pause: what ended that one may end this one.
+    fn replace(&mut self, pod: Arc<Pod>) {
+        let (context, directory) = (self.context.clone(), self.directory.clone());
+        let uid = spec::uid(&pod).to_owned();
+        let inbox = Inbox::default();
+        directory.add(&pod, inbox.clone());
+        let owner = uid.clone();
+        let task = self.workers.spawn(async move {
+            tokio::select! {
+                () = context.token.cancelled() => return uid,
+                () = tokio::time::sleep(REPLACE_AFTER) => {}
+            }
+            let view = list_runtime(&context).await.remove(&uid).unwrap_or_default();
+            Worker::new(context, directory, inbox, pod, view).run().await
+        });
+        self.owners.insert(task.id(), owner);
     }
 
     fn event(&mut self, event: Result<ContainerEvent, RecvError>) {
@@ -287,6 +305,21 @@ impl Pods {
                 self.directory.tell(spec::uid(&own), |news| news.pod = Some(mirror.clone()));
             }
             _ => self.context.writer.delete(mirror),
+        }
+    }
+}
+
+/// What the runtime has, by pod; asks until it answers.
+async fn list_runtime(context: &Shared) -> HashMap<String, View> {
+    loop {
+        let sandboxes = context.runtime().list_pod_sandboxes().await;
+        let containers = context.runtime().list_containers(None).await;
+        match (sandboxes, containers) {
+            (Ok(sandboxes), Ok(containers)) => return by_pod(sandboxes, containers),
+            (Err(error), _) | (_, Err(error)) => {
+                tracing::error!(%error, "the runtime does not say what runs; asking again");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
         }
     }
 }

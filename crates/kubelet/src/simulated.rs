@@ -222,7 +222,7 @@ fn write_log(path: &PathBuf, lines: &[String]) {
 #[async_trait]
 impl RuntimeService for Simulated {
     async fn status(&self) -> Result<RuntimeStatus> {
-        Ok(RuntimeStatus { name: "kijabi://simulated".into(), version: "simulated".into(), ..RuntimeStatus::default() })
+        Ok(RuntimeStatus { name: "simulated".into(), version: "0.1.0".into(), ..RuntimeStatus::default() })
     }
 
     async fn update_pod_cidr(&self, pod_cidr: &str) -> Result<()> {

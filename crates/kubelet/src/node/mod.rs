@@ -28,9 +28,13 @@ const IMAGES_EVERY: Duration = Duration::from_secs(60);
 pub async fn run(context: Shared) {
     let api = Api::<Node>::all(context.config.client.clone());
     let mut cidr_given = None;
-    let Some(mut current) = register(&context, &api).await else { return };
-    context.node_event(EventType::Normal, "Starting", "Starting kubelet.");
+    // Before the node is there, so that no change of it is missed.
     let mut changes = context.node.subscribe();
+    let Some(mut current) = register(&context, &api).await else { return };
+    if is_ready(&current) {
+        tell_ready(&context);
+    }
+    context.node_event(EventType::Normal, "Starting", "Starting kubelet.");
     let mut report = tokio::time::interval(REPORT_EVERY);
     let mut images = tokio::time::interval(IMAGES_EVERY);
     report.tick().await;
@@ -69,11 +73,15 @@ async fn report_status(context: &Shared, api: &Api<Node>, current: &mut Node, fo
         && let Some(node) = write(context, api, status).await
     {
         if is_ready(&node) && !is_ready(current) {
-            let text = format!("Node {} status is now: NodeReady", context.config.node_name);
-            context.node_event(EventType::Normal, "NodeReady", text);
+            tell_ready(context);
         }
         *current = node;
     }
+}
+
+fn tell_ready(context: &Shared) {
+    let text = format!("Node {} status is now: NodeReady", context.config.node_name);
+    context.node_event(EventType::Normal, "NodeReady", text);
 }
 
 fn is_ready(node: &Node) -> bool {

@@ -78,7 +78,7 @@ pub(super) async fn status(context: &Shared, old: Option<&NodeStatus>, now_ns: i
             let mut problems = Vec::new();
             problems.extend(s.runtime_problem.map(|p| format!("container runtime is down: {p}")));
             problems.extend(s.network_problem.map(|p| format!("container runtime network not ready: {p}")));
-            (problems, s.name)
+            (problems, format!("{}://{}", s.name, s.version))
         }
         Err(e) => (vec![format!("container runtime status check may not have completed yet: {e}")], String::new()),
     };

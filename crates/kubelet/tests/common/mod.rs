@@ -334,9 +334,9 @@ impl Api {
         ours.map(|o| format!("{} {}", o["reason"].as_str().unwrap(), o["message"].as_str().unwrap())).collect()
     }
 
-    /// Waits until the object is as wanted, and gives it; panics with what it was last after ten seconds.
+    /// Waits until the object is as wanted, and gives it; panics with what it was last after a minute.
     pub async fn until(&self, resource: &str, name: &str, wanted: impl Fn(Option<&Value>) -> bool) -> Option<Value> {
-        let end = Instant::now() + Duration::from_secs(10);
+        let end = Instant::now() + Duration::from_secs(60);
         loop {
             let waiting = self.0.changed.notified();
             let now = self.get(resource, name);
