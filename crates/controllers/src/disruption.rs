@@ -190,7 +190,8 @@ mod tests {
     fn budgets_count_healthy_pods() {
         let pods =
             [pod("a").ready(1).arc(), pod("b").ready(1).arc(), pod("c").arc(), pod("d").ready(1).deleted(9).arc()];
-        let rows: [(Value, Option<i32>, (i32, i32, i32)); 6] = [
+        type Row = (Value, Option<i32>, (i32, i32, i32));
+        let rows: [Row; 6] = [
             (json!({"minAvailable": 1}), Some(4), (4, 1, 1)),
             (json!({"minAvailable": 3}), Some(4), (4, 3, 0)),
             (json!({"minAvailable": "50%"}), Some(4), (4, 2, 0)),

@@ -166,7 +166,8 @@ mod tests {
         let request = |cpu: &str| json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]});
         let exists = json!([{"operator": "Exists"}]);
         let port = json!({"containers": [{"name": "c", "ports": [{"containerPort": 8080, "hostPort": 80}]}]});
-        let rows: [(&str, Value, Option<(&str, bool)>); 10] = [
+        type Row = (&'static str, Value, Option<(&'static str, bool)>);
+        let rows: [Row; 10] = [
             ("plain", json!({}), None),
             (
                 "plain",

@@ -23,6 +23,7 @@ use crate::view::{ClusterView, Placed};
 const CALLS_MAX: usize = 128;
 
 /// What the watches report.
+#[expect(clippy::large_enum_variant, reason = "each is handled at once, none is kept")]
 enum Seen {
     Pod(watcher::Event<Pod>),
     Node(watcher::Event<Node>),

@@ -123,7 +123,8 @@ mod tests {
         let ready = |status: &str| json!([{"type": "Ready", "status": status}]);
         let registered = json!({"taints": [{"key": NOT_READY, "effect": "NoSchedule"}]});
         let foreign = json!({"taints": [{"key": "mine", "effect": "NoExecute"}]});
-        let rows: [(Node, Option<Vec<(&str, &str)>>); 7] = [
+        type Row = (Node, Option<Vec<(&'static str, &'static str)>>);
+        let rows: [Row; 7] = [
             (node(ready("True"), json!({})), None),
             (node(json!([]), registered.clone()), None),
             (node(ready("True"), registered), Some(vec![])),

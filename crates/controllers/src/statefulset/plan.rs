@@ -260,7 +260,8 @@ mod tests {
         let smaller = set(json!({"replicas": 1}));
         let shifted = set(json!({"replicas": 1, "ordinals": {"start": 5}}));
         let ready = |n: i32| of(n, "new").ready(1).arc();
-        let rows: [(&StatefulSet, Vec<Arc<Pod>>, Vec<&str>); 9] = [
+        type Row<'a> = (&'a StatefulSet, Vec<Arc<Pod>>, Vec<&'static str>);
+        let rows: [Row<'_>; 9] = [
             (&ordered, vec![], vec!["+0 new"]),
             (&ordered, vec![of(0, "new").arc()], vec![]),
             (&ordered, vec![ready(0)], vec!["+1 new"]),
