@@ -19,6 +19,8 @@ use std::net::{IpAddr, Ipv4Addr};
 pub struct Bootstrap {
     /// ClusterIP of `kubernetes`: the first of the service range.
     pub kubernetes_ip: Ipv4Addr,
+    /// What ClusterIPs are taken from, as `10.96.0.0/16`.
+    pub service_cidr: String,
     /// ClusterIP of `kube-dns`: the tenth. None: no such Service is made.
     pub dns_ip: Option<Ipv4Addr>,
     /// Where API servers listen, for the endpoints of `kubernetes`.
@@ -40,6 +42,7 @@ pub async fn bootstrap(storage: &Storage, config: &Bootstrap) -> Result<(), Stat
     policy.iter_mut().for_each(bind_controllers);
     objects.extend(policy);
     objects.push(kubernetes_service(config));
+    objects.push(service_cidr(config));
     objects.extend(config.dns_ip.map(dns_service));
     try_join_all(objects.into_iter().map(|object| ensure(storage, object))).await?;
     try_join_all([endpoints(config), endpoint_slice(config)].map(|object| replace(storage, object))).await?;
@@ -92,6 +95,7 @@ fn place(object: &Value) -> (&'static str, &'static str) {
         "Service" => ("", "services"),
         "Endpoints" => ("", "endpoints"),
         "EndpointSlice" => ("discovery.k8s.io", "endpointslices"),
+        "ServiceCIDR" => ("networking.k8s.io", "servicecidrs"),
         "PriorityClass" => ("scheduling.k8s.io", "priorityclasses"),
         "Role" => (authz_group(), "roles"),
         "RoleBinding" => (authz_group(), "rolebindings"),
@@ -206,6 +210,19 @@ fn kubernetes_service(config: &Bootstrap) -> Value {
     let labels = json!({"component": "apiserver", "provider": "kubernetes"});
     let ports = json!([{"name": "https", "protocol": "TCP", "port": 443, "targetPort": config.port}]);
     service("default", "kubernetes", labels, config.kubernetes_ip, ports)
+}
+
+/// The range of ClusterIPs, to look at: it is set when the cluster is made.
+fn service_cidr(config: &Bootstrap) -> Value {
+    json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR",
+        "metadata": {"name": "kubernetes"},
+        "spec": {"cidrs": [config.service_cidr]},
+        "status": {"conditions": [{
+            "type": "Ready", "status": "True", "reason": "", "message": "Kubernetes default Service CIDR is ready",
+            "lastTransitionTime": machinery::time::now(),
+        }]},
+    })
 }
 
 fn dns_service(ip: Ipv4Addr) -> Value {

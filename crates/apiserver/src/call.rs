@@ -93,11 +93,10 @@ impl Call {
     }
 
     /// Checks, prunes and defaults an object of the served kind; complaints about fields go where the client wants them.
-    pub(crate) fn complete(&mut self, mut object: Value, mut complaints: Vec<String>) -> Result<Value, Status> {
+    pub(crate) fn complete(&mut self, mut object: Value, duplicates: Vec<String>) -> Result<Value, Status> {
         let served = Arc::clone(&self.served);
         let unknown = schema::check(&mut object, served.schema)?;
-        complaints.extend(unknown.iter().map(ToString::to_string));
-        self.complain(complaints)?;
+        self.complain(unknown.iter().map(ToString::to_string).chain(duplicates).collect())?;
         let resource = served.resource;
         object["apiVersion"] = served.api_version.clone().into();
         object["kind"] = resource.kind.into();

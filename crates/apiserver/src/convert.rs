@@ -42,6 +42,13 @@ impl Conversion {
         }
     }
 
+    /// The stored form's name of a field that can be selected by, where it has another.
+    pub(crate) fn stored_field(self, field: &str) -> Option<String> {
+        let (first, rest) = field.split_once('.').map_or((field, None), |(first, rest)| (first, Some(rest)));
+        let (stored, _) = EVENT_FIELDS.iter().find(|(_, served)| self == Conversion::Events && *served == first)?;
+        Some(rest.map_or_else(|| (*stored).to_owned(), |rest| format!("{stored}.{rest}")))
+    }
+
     /// From the stored form.
     pub(crate) fn serve(self, object: &mut Value) {
         match self {
@@ -146,6 +153,18 @@ fn autoscaler_v2(object: &mut Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn fields_of_the_stored_form() {
+        for (field, stored) in [
+            ("regarding.name", Some("involvedObject.name")),
+            ("reportingController", Some("reportingComponent")),
+            ("reason", None),
+        ] {
+            assert_eq!(Conversion::Events.stored_field(field).as_deref(), stored);
+            assert_eq!(Conversion::Name.stored_field(field), None);
+        }
+    }
 
     #[test]
     fn there_and_back() {

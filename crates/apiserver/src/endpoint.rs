@@ -2,7 +2,9 @@
 
 use crate::body::{Body, RequestBody};
 use crate::context::Attributes;
+use crate::negotiate::{self, Accept, Shape};
 use crate::storage::Storage;
+use crate::{respond, table};
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::request::Parts;
@@ -40,14 +42,17 @@ impl EndpointRequest {
     /// The body as an object: JSON or YAML, by its content type.
     pub async fn object(&mut self) -> Result<Value, Status> {
         let body = self.read().await?;
-        let media_type = crate::negotiate::content_type(&self.parts.headers);
+        let media_type = negotiate::content_type(&self.parts.headers);
         crate::decode::decode(media_type, &body).map(|decoded| decoded.value)
     }
 
-    /// Answers with an object, as JSON or YAML.
+    /// Answers with an object, or its metadata alone; what is no stored object has no table.
     pub fn answer(&self, code: StatusCode, object: &Value) -> Result<Response<Body>, Status> {
-        let accept = crate::negotiate::Accept::negotiate(&self.parts.headers)?;
-        Ok(crate::respond::value(accept, code, object))
+        let accept = Accept::negotiate_object(&self.parts.headers)?;
+        Ok(match accept.shape {
+            Shape::Metadata { beta } => respond::value(accept, code, &table::partial(object, beta)),
+            _ => respond::value(accept, code, object),
+        })
     }
 }
 

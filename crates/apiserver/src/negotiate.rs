@@ -53,6 +53,15 @@ const OFFERED: &str = "only the following media types are accepted: application/
 impl Accept {
     /// The best of what the headers allow; 406 when nothing is.
     pub(crate) fn negotiate(headers: &HeaderMap) -> Result<Accept, Status> {
+        Accept::best(headers, true)
+    }
+
+    /// The same, of answers that cannot be shown as a table.
+    pub(crate) fn negotiate_object(headers: &HeaderMap) -> Result<Accept, Status> {
+        Accept::best(headers, false)
+    }
+
+    fn best(headers: &HeaderMap, tables: bool) -> Result<Accept, Status> {
         let mut best: Option<(u16, Accept)> = None;
         let mut asked = false;
         for header in headers.get_all(ACCEPT) {
@@ -60,6 +69,9 @@ impl Accept {
             for clause in clauses.map(str::trim).filter(|clause| !clause.is_empty()) {
                 asked = true;
                 let Some((quality, accept)) = parse(clause) else { continue };
+                if !tables && matches!(accept.shape, Shape::Table { .. }) {
+                    continue;
+                }
                 // Where protobuf is as good as something else, the other is: objects are stored as JSON.
                 let better = best.as_ref().is_none_or(|(found, sofar)| {
                     quality > *found
@@ -142,6 +154,7 @@ mod tests {
                 Some((Format::Json, table)),
             ),
             ("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1", Some((Format::Json, meta))),
+            ("application/json;as=Table;g=meta.k8s.io;v=v1", Some((Format::Json, table))),
             ("application/vnd.kubernetes.protobuf,application/json", Some((Format::Json, Shape::Object))),
             ("application/vnd.kubernetes.protobuf", Some((Format::Protobuf, Shape::Object))),
             ("application/json;q=0.5,application/yaml;q=0.9", Some((Format::Yaml, Shape::Object))),
@@ -154,6 +167,11 @@ mod tests {
             }
             let found = Accept::negotiate(&headers).ok().map(|accept| (accept.format, accept.shape));
             assert_eq!(found, expected, "{header}");
+            let plain = Accept::negotiate_object(&headers).ok().map(|accept| accept.shape);
+            assert!(!matches!(plain, Some(Shape::Table { .. })), "{header}");
+            let only_a_table =
+                matches!(expected, Some((_, Shape::Table { .. }))) && !header.ends_with(",application/json");
+            assert_eq!(plain.is_none(), expected.is_none() || only_a_table, "{header}");
         }
     }
 }

@@ -58,6 +58,7 @@ async fn start() -> Server {
     let chain = chain(&storage, &pki, &config, stop.clone()).unwrap();
     let first = Bootstrap {
         kubernetes_ip: services.address(1),
+        service_cidr: "10.96.0.0/24".into(),
         dns_ip: Some(services.address(10)),
         addresses: vec!["192.0.2.1".parse().unwrap()],
         port: 6443,

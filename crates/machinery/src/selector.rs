@@ -314,6 +314,17 @@ impl FieldSelector {
         Ok(FieldSelector { terms })
     }
 
+    /// The same selector on fields of other names.
+    #[must_use]
+    pub fn renamed(mut self, rename: impl Fn(&str) -> Option<String>) -> FieldSelector {
+        for term in &mut self.terms {
+            if let Some(name) = rename(&term.field) {
+                term.field = name;
+            }
+        }
+        self
+    }
+
     /// The terms; all must hold.
     pub fn terms(&self) -> &[FieldTerm] {
         &self.terms

@@ -4,19 +4,24 @@ use super::at::{At, Errors};
 use machinery::schema::{FieldRef, Schema, Shape, StructRef, TypeRef};
 use serde_json::{Map, Value};
 
+/// Fields (struct, name) that the schema requires and that may be empty all the same: a node without storage drivers, the core
+/// group.
+const MAY_BE_EMPTY: [(&str, &str); 2] = [("CSINodeSpec", "drivers"), ("GroupResource", "group")];
+
 /// Checks all but the metadata of an object.
 pub(super) fn check(group: &str, version: &str, kind: &str, object: &Value, errors: &mut Errors) {
     let ty = Schema::builtin().kind(group, version, kind);
     let (Some(Value::Object(map)), Some(s)) = (Some(object), ty.and_then(TypeRef::as_struct)) else { return };
     for field in s.fields().filter(|f| !matches!(f.name(), "metadata" | "status" | "kind" | "apiVersion")) {
-        check_field(map, field, &At::root(field.name()), errors);
+        check_field(map, s, field, &At::root(field.name()), errors);
     }
 }
 
-fn check_field(map: &Map<String, Value>, field: FieldRef<'_>, at: &At<'_>, errors: &mut Errors) {
+fn check_field(map: &Map<String, Value>, owner: StructRef<'_>, field: FieldRef<'_>, at: &At<'_>, errors: &mut Errors) {
     let value = map.get(field.name()).unwrap_or(&Value::Null);
     if is_empty(value) {
         if field.is_required()
+            && !MAY_BE_EMPTY.contains(&(owner.kind(), field.name()))
             && !matches!(field.ty().shape(), Shape::Bool | Shape::Int32 | Shape::Int64 | Shape::Struct(_))
         {
             errors.required(at, "");
@@ -59,7 +64,7 @@ fn check_value(value: &Value, ty: TypeRef<'_>, at: &At<'_>, errors: &mut Errors)
 
 fn check_struct(map: &Map<String, Value>, s: StructRef<'_>, at: &At<'_>, errors: &mut Errors) {
     for field in s.fields() {
-        check_field(map, field, &at.field(field.name()), errors);
+        check_field(map, s, field, &at.field(field.name()), errors);
     }
 }
 

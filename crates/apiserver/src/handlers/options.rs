@@ -155,6 +155,10 @@ pub(super) fn selection(call: &Call) -> Result<Selection, Status> {
     if let Some(fields) = &fields {
         known_fields(call, fields)?;
     }
+    let fields = match call.served.conversion {
+        Some(conversion) => fields.map(|fields| fields.renamed(|field| conversion.stored_field(field))),
+        None => fields,
+    };
     let namespaced = call.served.resource.namespaced;
     let one = attributes.verb == "watch" && fields.is_none() && !attributes.name.is_empty();
     Ok(Selection {

@@ -149,25 +149,52 @@ impl Strategy for CertificateStrategy {
         // The request itself never changes.
         meta::copy(object, old, "spec");
         let before = old.get("status").cloned().unwrap_or_default();
-        let approvals = |of: &Value| conditions(of, |kind| matches!(kind, "Approved" | "Denied"));
-        let others = |of: &Value| conditions(of, |kind| !matches!(kind, "Approved" | "Denied"));
         let mut merged = before.as_object().cloned().unwrap_or_else(Map::new);
-        let list = match part {
-            Part::Approval => [others(&before), approvals(&status)].concat(),
+        let mut list = match part {
+            Part::Approval => conditions(&status).to_vec(),
             Part::Status => {
                 meta::set(&mut merged, "certificate", status.get("certificate").or(before.get("certificate")).cloned());
-                [others(&status), approvals(&before)].concat()
+                with_approvals(conditions(&status), conditions(&before))
             }
             _ => return,
         };
-        if !list.is_empty() {
-            merged.insert("conditions".to_owned(), list.into());
-        }
+        list.iter_mut().for_each(|condition| set_times(condition, conditions(&before)));
+        meta::set(&mut merged, "conditions", (!list.is_empty()).then(|| list.into()));
         object["status"] = merged.into();
     }
 }
 
-fn conditions(status: &Value, wanted: impl Fn(&str) -> bool) -> Vec<Value> {
-    let list = status.get("conditions").and_then(Value::as_array).into_iter().flatten();
-    list.filter(|condition| wanted(meta::text_at(condition, &["type"]))).cloned().collect()
+fn conditions(status: &Value) -> &[Value] {
+    status.get("conditions").and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+fn is_approval(condition: &&Value) -> bool {
+    matches!(meta::text_at(condition, &["type"]), "Approved" | "Denied")
+}
+
+/// A new list of conditions in its order, with the approvals and denials of the old one: a status cannot change these.
+fn with_approvals(new: &[Value], old: &[Value]) -> Vec<Value> {
+    let mut kept = old.iter().filter(is_approval).peekable();
+    let mut list = Vec::with_capacity(new.len());
+    for condition in new {
+        if is_approval(&condition) {
+            list.extend(kept.next().cloned());
+        } else {
+            list.push(condition.clone());
+        }
+    }
+    list.extend(kept.cloned());
+    list
+}
+
+/// When a condition was written, and when it became what it says; what the client says of it goes before.
+fn set_times(condition: &mut Value, before: &[Value]) {
+    let same = |other: &&Value| other["type"] == condition["type"] && other["status"] == condition["status"];
+    let since = before.iter().find(same).and_then(|other| other.get("lastTransitionTime")).cloned();
+    let now: Value = machinery::time::now().into();
+    for (field, value) in [("lastUpdateTime", now.clone()), ("lastTransitionTime", since.unwrap_or(now))] {
+        if condition.get(field).is_none_or(Value::is_null) {
+            condition[field] = value;
+        }
+    }
 }

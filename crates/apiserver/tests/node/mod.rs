@@ -129,7 +129,13 @@ pub async fn start() -> Cluster {
     let issuer = "https://kubernetes.default.svc.cluster.local".to_owned();
     let config = SecurityConfig { issuer, address: "127.0.0.1:6443".into(), services };
     let chain = chain(&storage, &pki, &config, stop.clone()).unwrap();
-    let first = Bootstrap { kubernetes_ip: services.address(1), dns_ip: None, addresses: vec![], port: 6443 };
+    let first = Bootstrap {
+        kubernetes_ip: services.address(1),
+        service_cidr: "10.96.0.0/24".into(),
+        dns_ip: None,
+        addresses: vec![],
+        port: 6443,
+    };
     bootstrap(&storage, &first).await.unwrap();
     let api = ApiServer::new(Config::default(), storage, chain, stop.clone());
     let tls = |leaf| pki::server_config(pki.swap(leaf), pki.authority()).unwrap();

@@ -73,6 +73,7 @@ pub(super) async fn start(
     let storage = apiserver::open_storage(Arc::new(store), token.clone()).await.context("cannot read the store")?;
     let bootstrap = apiserver::bootstrap::Bootstrap {
         kubernetes_ip: config.kubernetes_ip(),
+        service_cidr: config.service_cidr.to_string(),
         dns_ip: None,
         addresses: vec![config.node_ip],
         port: config.api_port,
