@@ -27,7 +27,8 @@ pub(super) async fn run(
 ) -> Result<()> {
     wait_ready(&api, &config.node_name).await?;
     let nodes: Objects<Node> = Objects::all(client(&api, Identity::Admin));
-    let range = nodes.get(&config.node_name).await?.spec.and_then(|s| s.pod_cidr).context("the node has no pod range")?;
+    let range =
+        nodes.get(&config.node_name).await?.spec.and_then(|s| s.pod_cidr).context("the node has no pod range")?;
     // After a restart the node is ready by what the API remembers: the network may not have been given its range yet.
     engines.sandbox.update_pod_cidr(&range).await?;
     let gateway = engines.network.gateway().context("the node is ready and the pod network has no gateway address")?;

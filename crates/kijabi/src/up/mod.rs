@@ -61,6 +61,8 @@ struct Bound {
 impl Up {
     pub(crate) fn run(self, folder: &Folder) -> Result<()> {
         let progress = Progress::new();
+        // Huge pages are for those who use all of a page; this program's memory is many small things. Shims undo it for containers.
+        let _ = rustix::thread::disable_transparent_huge_pages(true);
         if self.detach {
             drop(folder.lock()?);
             return detach::start(folder);
