@@ -203,7 +203,7 @@ async fn field_validation() {
     }
     let answer = server.send("POST", MAPS, &[], body.replace("NAME", "w")).await;
     let warnings: Vec<_> = answer.headers.get_all("warning").iter().map(|value| value.to_str().unwrap()).collect();
-    assert_eq!(warnings, [r#"299 - "duplicate field \"data.a\"""#, r#"299 - "unknown field \"date\"""#]);
+    assert_eq!(warnings, [r#"299 - "unknown field \"date\"""#, r#"299 - "duplicate field \"data.a\"""#]);
 }
 
 #[tokio::test]
