@@ -17,7 +17,9 @@ pub(crate) fn check() -> Result<()> {
     for name in ["overlay", "tmpfs", "proc"] {
         // A module may not be loaded yet: it is when it is first mounted.
         let module = Path::new("/lib/modules").join(&release).join("kernel/fs/overlayfs");
-        if !filesystems.split_whitespace().any(|f| f == name) && !(name == "overlay" && module.exists()) {
+        let loaded = filesystems.split_whitespace().any(|f| f == name);
+        let loadable = name == "overlay" && module.exists();
+        if !loaded && !loadable {
             missing.push(format!("the filesystem {name}"));
         }
     }

@@ -36,7 +36,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Start the cluster
-    Up(up::Up),
+    Up(Box<up::Up>),
     /// Stop the cluster and its pods; its data stays
     Down {
         /// Leave the pods running

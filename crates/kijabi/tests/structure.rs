@@ -57,9 +57,9 @@ fn only_the_edges_of_layers_toml() {
 fn the_edges_go_down() {
     let allowed = allowed();
     let text = std::fs::read_to_string(root().join("layers.toml")).unwrap();
-    let mut order = text.lines().filter(|l| !l.starts_with('#')).filter_map(|l| l.split_once(" = ").map(|(n, _)| n));
+    let order = text.lines().filter(|l| !l.starts_with('#')).filter_map(|l| l.split_once(" = ").map(|(n, _)| n));
     let mut above = BTreeSet::new();
-    while let Some(name) = order.next() {
+    for name in order {
         above.insert(name.to_owned());
         let up: Vec<_> = allowed[name].intersection(&above).collect();
         assert!(up.is_empty(), "{name} depends on {up:?}, which stands above it");

@@ -16,9 +16,12 @@ use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 /// How long the node may take to become ready before the start is given up.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often the rules of the pod network are looked at.
+const NETWORK_CHECK: Duration = Duration::from_secs(60);
 /// Addresses a node gets of the pod range: a /24.
 const NODE_PREFIX: u8 = 24;
 
@@ -37,15 +40,16 @@ pub(super) fn start(
     let scheduling = client(api, Identity::Scheduler);
     parts.run("scheduler", move |token| {
         let settings = scheduler::Config::new(scheduling.clone());
-        async move { ended(scheduler::run(settings, token).await) }
+        async move {
+            scheduler::run(settings, token).await;
+            NEVER_FAILS
+        }
     });
     start_services(config, engines, api, parts)
 }
 
-/// For parts that cannot fail.
-fn ended((): ()) -> Result<(), std::convert::Infallible> {
-    Ok(())
-}
+/// How parts end that cannot fail.
+const NEVER_FAILS: Result<(), std::convert::Infallible> = Ok(());
 
 fn start_controllers(config: &Config, pki: &Pki, api: &Api, parts: &Parts) {
     let controlling = client(api, Identity::ControllerManager);
@@ -57,7 +61,10 @@ fn start_controllers(config: &Config, pki: &Pki, api: &Api, parts: &Parts) {
             node_cidr_mask: NODE_PREFIX,
             root_ca_pem: root_ca_pem.clone(),
         };
-        async move { ended(controllers::run(settings, token).await) }
+        async move {
+            controllers::run(settings, token).await;
+            NEVER_FAILS
+        }
     });
 }
 
@@ -133,11 +140,25 @@ fn start_services(config: &Config, engines: &Engines, api: &Api, parts: &Parts) 
         let informers = Arc::clone(&shared);
         proxy::run(proxy::Config { informers, node: node.clone(), table: table.clone() }, token)
     });
+    let network = Arc::clone(&engines.network);
+    parts.run("network rules", move |token| keep_network(Arc::clone(&network), token));
     let (config, engines, api) = (config.clone(), engines.clone(), Arc::clone(api));
     parts.run("dns", move |token| {
         super::dns::run(config.clone(), engines.clone(), Arc::clone(&api), Arc::clone(&informers), token)
     });
     Ok(())
+}
+
+/// Puts the pod network's rules back when somebody flushed them (`nft flush ruleset`): nothing tells of that but a look.
+async fn keep_network(network: Arc<network::PodNetwork>, token: CancellationToken) -> Result<()> {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(NETWORK_CHECK) => {}
+            () = token.cancelled() => return Ok(()),
+        }
+        let network = Arc::clone(&network);
+        tokio::task::spawn_blocking(move || network.check()).await?.context("the pod network's rules")?;
+    }
 }
 
 /// Marks the node as one with a control plane: a kubelet may not say that of itself (KEP-1143).

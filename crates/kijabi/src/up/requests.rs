@@ -100,7 +100,13 @@ impl Requests {
         let network = self.engines.network.status();
         let range = network.pod_cidr.map_or("no range yet".to_owned(), |c| c.to_string());
         let forwarding = if network.forwarding { "" } else { "; net.ipv4.ip_forward is off" };
-        let message = format!("{range}, {} pods attached{forwarding}", network.pods);
+        let blockers = match network.forward_blockers.as_slice() {
+            [] => String::new(),
+            chains => {
+                format!("; others drop forwarded packets, which rules of ours cannot overrule: {}", chains.join(", "))
+            }
+        };
+        let message = format!("{range}, {} pods attached{forwarding}{blockers}", network.pods);
         all.push(PartStatus {
             name: "network".to_owned(),
             healthy: network.forwarding && network.pod_cidr.is_some(),
