@@ -7,7 +7,7 @@
 //! Workloads: `deployment` → `replicas`, `job` and `cronjob`, `daemonset`, `statefulset`, with `create` and `adopt` for
 //! their pods, and `expectations` so that a stale cache never leads to a pod too many. Services: `endpoints`. Lives and
 //! deaths: `namespace`, `garbage` (owner references), `ttl`, `node` (health, taints, eviction, pod networks, lost pods),
-//! `disruption`. Furniture: `furnish` (default ServiceAccount, root certificate), `aggregate` (ClusterRoles).
+//! `disruption`, `quota`. Furniture: `furnish` (default ServiceAccount, root certificate), `aggregate` (ClusterRoles).
 //!
 //! Invariants: a controller knows only the API; it keeps nothing that a restart would miss; every write is guarded by the
 //! version or the uid that the decision was made on; no polling: timers run only for something that is due.
@@ -33,6 +33,7 @@ mod namespace;
 mod node;
 mod owner;
 mod pods;
+mod quota;
 mod replicas;
 mod select;
 mod statefulset;
@@ -79,6 +80,7 @@ pub async fn run(config: Config, token: CancellationToken) {
     ttl::start(&shared);
     statefulset::start(&shared);
     disruption::start(&shared);
+    quota::start(&shared);
     aggregate::start(&shared);
     namespace::start(&shared);
     node::start(&shared, &config.cluster_cidr, config.node_cidr_mask);
