@@ -64,7 +64,9 @@ async fn a_terminal_has_a_size_and_an_end() {
     let pod = node.pod("three").await;
     let id = node.run(&pod, node.config("c", "exec sleep 1000")).await;
     let options = StreamOptions { stdin: true, stdout: true, stderr: false, tty: true };
-    let command = ["sh", "-c", "read go; tty; stty size; exit 5"].map(str::to_owned);
+    // The size takes another way than what is typed: the shell waits for it.
+    let script = "read go; tty; for i in $(seq 500); do [ \"$(stty size)\" = '44 99' ] && break; sleep 0.01; done; stty size; exit 5";
+    let command = ["sh", "-c", script].map(str::to_owned);
     let streams = node.sandbox.exec(&id, &command, options).await.unwrap();
     streams.resize.send(cri::TerminalSize { width: 99, height: 44 }).await.unwrap();
     let (mut stdin, mut stdout) = (streams.stdin.unwrap(), streams.stdout.unwrap());
