@@ -3,7 +3,7 @@
 use super::{create, update};
 use machinery::field::FieldError;
 use machinery::schema::{Schema, check};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Kinds whose own checks are still to be written; the schema alone judges them.
 const GENERIC: &[&str] = &[
@@ -113,4 +113,24 @@ fn errors_on_change_as_upstream() {
         );
     }
     assert_eq!(wrong, 0);
+}
+
+#[test]
+fn what_the_schema_requires_may_be_empty_where_upstream_lets_it() {
+    let migration = |group: Value, resource: &str| {
+        json!({"apiVersion": "storagemigration.k8s.io/v1", "kind": "StorageVersionMigration", "metadata": {"name": "a"},
+            "spec": {"resource": {"group": group, "resource": resource}}})
+    };
+    let node = json!({"apiVersion": "storage.k8s.io/v1", "kind": "CSINode", "metadata": {"name": "a"}, "spec": {"drivers": []}});
+    for (object, expected) in [
+        (node, vec![]),
+        (migration("".into(), "pods"), vec![]),
+        (migration(Value::Null, "pods"), vec![]),
+        (migration("apps".into(), ""), vec!["spec.resource.resource"]),
+    ] {
+        let (group, version, kind, value) = loaded(&object);
+        let errors = create(&group, &version, &kind, &value);
+        let paths: Vec<&str> = errors.iter().map(|error| error.path.as_str()).collect();
+        assert_eq!(paths, expected, "{object}");
+    }
 }

@@ -174,7 +174,7 @@ fn is_approval(condition: &&Value) -> bool {
 
 /// A new list of conditions in its order, with the approvals and denials of the old one: a status cannot change these.
 fn with_approvals(new: &[Value], old: &[Value]) -> Vec<Value> {
-    let mut kept = old.iter().filter(is_approval).peekable();
+    let mut kept = old.iter().filter(is_approval);
     let mut list = Vec::with_capacity(new.len());
     for condition in new {
         if is_approval(&condition) {
@@ -196,5 +196,52 @@ fn set_times(condition: &mut Value, before: &[Value]) {
         if condition.get(field).is_none_or(Value::is_null) {
             condition[field] = value;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_keeps_approvals_and_an_approval_keeps_the_certificate() {
+        let strategy = CertificateStrategy(Facts::of("certificates.k8s.io", "certificatesigningrequests", true));
+        let condition = |kind: &str| json!({"type": kind, "status": "True", "reason": "r"});
+        let list = |kinds: &[&str]| kinds.iter().map(|kind| condition(kind)).collect::<Value>();
+        for (part, before, given, expected, certificate) in [
+            (Part::Approval, list(&[]), list(&["Other", "Approved"]), vec!["Other", "Approved"], "old"),
+            (Part::Approval, list(&["Other"]), list(&["Approved"]), vec!["Approved"], "old"),
+            (
+                Part::Status,
+                list(&["Other", "Approved"]),
+                list(&["Other", "Approved", "Failed"]),
+                vec!["Other", "Approved", "Failed"],
+                "new",
+            ),
+            (Part::Status, list(&["Approved"]), list(&["Denied"]), vec!["Approved"], "new"),
+            (Part::Status, list(&["Approved"]), list(&[]), vec!["Approved"], "new"),
+            (Part::Status, list(&[]), list(&["Approved"]), vec![], "new"),
+            (Part::Main, list(&["Approved"]), list(&["Denied"]), vec!["Approved"], "old"),
+        ] {
+            let old = json!({"metadata": {"name": "a"}, "spec": {"request": "x"}, "status": {"conditions": before, "certificate": "old"}});
+            let mut object = json!({"metadata": {"name": "a"}, "spec": {"request": "y"}, "status": {"conditions": given, "certificate": "new"}});
+            strategy.prepare_update(part, &mut object, &old);
+            let found: Vec<&str> = conditions(&object["status"]).iter().map(|c| meta::text_at(c, &["type"])).collect();
+            assert_eq!(found, expected, "{part:?} {given}");
+            assert_eq!(object["status"]["certificate"], certificate);
+            assert_eq!(object["spec"]["request"], "x");
+        }
+    }
+
+    #[test]
+    fn conditions_get_times() {
+        let mut given = json!({"type": "Approved", "status": "True"});
+        set_times(&mut given, &[json!({"type": "Approved", "status": "True", "lastTransitionTime": "t"})]);
+        assert_eq!(given["lastTransitionTime"], "t");
+        assert!(given["lastUpdateTime"].is_string());
+        let mut own = json!({"type": "Approved", "status": "True", "lastTransitionTime": "a", "lastUpdateTime": "b"});
+        let before = own.clone();
+        set_times(&mut own, &[]);
+        assert_eq!(own, before);
     }
 }
