@@ -9,6 +9,7 @@ mod control;
 mod folder;
 mod hello;
 mod host;
+mod memory;
 mod parts;
 mod progress;
 mod up;

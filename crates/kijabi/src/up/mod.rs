@@ -112,6 +112,7 @@ async fn cluster(config: Config, folder: Folder, bound: Bound, hello: bool, prog
     let control = tokio::net::UnixListener::from_std(bound.control)?;
     let requests = requests::Requests::new(&parts, &engines, &api, &config.node_name, &stop);
     parts.run_once("control", control::serve(control, move |request| requests.clone().answer(request), token.clone()));
+    parts.run("memory", crate::memory::trim_when_idle);
     node::start(&config, &folder, &pki, &engines, &api, bound.kubelet, &parts)?;
     node::wait_ready(&api, &config.node_name).await?;
     progress.step(format_args!("the node {} is ready", config.node_name));
