@@ -19,7 +19,6 @@ fn main() -> io::Result<()> {
         };
         fs::write(out.join(format!("lib{library}.so")), script)?;
     }
-    println!("cargo::rustc-link-search=native={}", out.display());
     println!("cargo::rustc-link-arg-bins=-L{}", out.display());
     println!("cargo::rustc-link-arg-bins=-static");
     println!("cargo::rustc-link-arg-bins=-no-pie");
