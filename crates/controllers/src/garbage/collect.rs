@@ -48,6 +48,11 @@ fn judge(owners: &Owners, finalizers: &[String], has_dependents: bool) -> Verdic
     })
 }
 
+/// Whether an object that an owner waits for would itself wait for one that is waiting already.
+fn is_circle(owners: &Owners, dependents: &[(String, Object)]) -> bool {
+    !owners.waiting.is_empty() && dependents.iter().any(|(_, dependent)| dependent.deleting && dependent.foreground)
+}
+
 impl Collector {
     /// Looks at the object with this uid, and does what must be done.
     pub(super) async fn collect(&self, uid: &str) -> Result<(), Error> {
@@ -69,12 +74,27 @@ impl Collector {
             return Ok(());
         }
         let owners = self.classify(&object, references).await?;
-        let has_dependents = !self.graph.lock().dependents(uid).is_empty();
-        match judge(&owners, live.finalizers.as_deref().unwrap_or_default(), has_dependents) {
+        let dependents = self.graph.lock().dependents(uid);
+        match judge(&owners, live.finalizers.as_deref().unwrap_or_default(), !dependents.is_empty()) {
             Verdict::Keep => Ok(()),
             Verdict::Detach(owners) => self.detach(uid, &object, &owners).await,
+            Verdict::Delete(PropagationPolicy::Foreground) if is_circle(&owners, &dependents) => {
+                // Everybody in a circle would wait for the next: this one stops blocking its owners.
+                self.unblock(uid, &object, &live).await?;
+                let Some(live) = self.live(&object).await? else { return Ok(()) };
+                self.delete(&object, &live, PropagationPolicy::Foreground).await
+            }
             Verdict::Delete(policy) => self.delete(&object, &live, policy).await,
         }
+    }
+
+    /// Owners need no longer wait for the object.
+    async fn unblock(&self, uid: &str, object: &Object, live: &ObjectMeta) -> Result<(), Error> {
+        let mut references = live.owner_references.clone().unwrap_or_default();
+        references.iter_mut().for_each(|reference| reference.block_owner_deletion = Some(false));
+        let patch =
+            json!({"metadata": {"uid": uid, "resourceVersion": live.resource_version, "ownerReferences": references}});
+        self.patch(object, patch).await
     }
 
     /// The object's metadata as the API has it.
@@ -220,5 +240,35 @@ mod tests {
         for (owners, finalizers, dependents, want) in rows {
             assert_eq!(judge(&owners, &finalizers, dependents), want, "{owners:?}");
         }
+    }
+
+    #[test]
+    fn a_circle_is_one_when_the_next_waits_already() {
+        let resource = |plural: &str| {
+            let api = kube::core::ApiResource {
+                group: String::new(),
+                version: "v1".into(),
+                api_version: "v1".into(),
+                kind: plural.into(),
+                plural: plural.into(),
+            };
+            Arc::new(Resource { api, namespaced: true, verbs: Vec::new() })
+        };
+        let dependent = |deleting, foreground| {
+            let object = Object {
+                resource: resource("pods"),
+                namespace: "a".into(),
+                name: "d".into(),
+                owners: Vec::new(),
+                deleting,
+                foreground,
+                orphan: false,
+            };
+            ("d".to_owned(), object)
+        };
+        let waiting = Owners { waiting: vec!["w".to_owned()], ..Owners::default() };
+        assert!(is_circle(&waiting, &[dependent(false, false), dependent(true, true)]));
+        assert!(!is_circle(&waiting, &[dependent(true, false), dependent(false, false)]));
+        assert!(!is_circle(&Owners::default(), &[dependent(true, true)]));
     }
 }
