@@ -48,6 +48,7 @@ async fn a_life() {
 }
 
 #[tokio::test]
+#[allow(clippy::too_many_lines, reason = "a flat table of cases")]
 async fn refusals() {
     let server = start().await;
     server.post(MAPS, map("one")).await.ok();

@@ -7,6 +7,8 @@ use crate::progress::Progress;
 use crate::up::engines;
 use anyhow::{Context, Result, bail, ensure};
 use http::Method;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// How long the program may take to end when asked.
@@ -45,9 +47,42 @@ pub(crate) fn reset(folder: &Folder) -> Result<()> {
     }
     let lock = folder.lock()?;
     block_on_engines(folder, &lock, async |engines| engines.reset().await)?;
+    unmount_below(folder.root())?;
     std::fs::remove_dir_all(folder.root()).with_context(|| format!("cannot remove {}", folder.root().display()))?;
     Progress::say(format_args!("removed everything of the cluster in {}", folder.root().display()));
     Ok(())
+}
+
+/// Unmounts what is mounted below the folder (volumes in memory), the last first.
+fn unmount_below(root: &Path) -> Result<()> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").context("cannot read /proc/self/mountinfo")?;
+    let points =
+        mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(unescape).filter(|point| point.starts_with(root));
+    for point in points.collect::<Vec<_>>().iter().rev() {
+        rustix::mount::unmount(point, rustix::mount::UnmountFlags::DETACH)
+            .with_context(|| format!("cannot unmount {}", point.display()))?;
+    }
+    Ok(())
+}
+
+/// A path of `/proc/self/mountinfo`: space, tab, newline and backslash are written as octal numbers.
+fn unescape(text: &str) -> PathBuf {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, after)) = rest.split_first() {
+        let octal = after.get(..3).filter(|_| first == b'\\').and_then(|d| std::str::from_utf8(d).ok());
+        match octal.and_then(|d| u8::from_str_radix(d, 8).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &after[3..];
+            }
+            None => {
+                bytes.push(first);
+                rest = after;
+            }
+        }
+    }
+    std::ffi::OsString::from_vec(bytes).into()
 }
 
 fn stop(folder: &Folder, with_pods: bool) -> Result<()> {
@@ -85,4 +120,16 @@ fn block_on_engines(
         engines.close().await;
         done
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_of_mounts() {
+        for (written, path) in [("/a/b", "/a/b"), ("/a\\040b", "/a b"), ("/a\\134", "/a\\"), ("/a\\04", "/a\\04")] {
+            assert_eq!(unescape(written), Path::new(path), "{written}");
+        }
+    }
 }

@@ -233,6 +233,7 @@ impl Hierarchies {
 
     pub(super) fn kill(&self, full: &Path) -> Result<(), Error> {
         let end = Instant::now() + PATIENCE;
+        let _unthrottled = self.unthrottle(full);
         // At once where the kernel can (5.14); the loop below is for older ones, and waits for the end.
         let at_once = self.version2(full).is_some_and(|folder| std::fs::write(folder.join("cgroup.kill"), "1").is_ok());
         let freezer = self.version1("freezer", full).filter(|_| !at_once);
@@ -259,6 +260,20 @@ impl Hierarchies {
         }
     }
 
+    /// Lifts the limits on processor time of a cgroup and the one above it, until dropped: hundreds of processes that share a
+    /// fifth of a core would take minutes to die.
+    fn unthrottle(&self, full: &Path) -> Unthrottled {
+        let (file, unlimited) = if self.unified() { ("cpu.max", "max") } else { ("cpu.cfs_quota_us", "-1") };
+        let folders = [Some(full), full.parent()].into_iter().flatten().filter_map(|path| self.controller("cpu", path));
+        let lift = |folder: PathBuf| {
+            let path = folder.join(file);
+            let before = std::fs::read_to_string(&path).ok()?;
+            std::fs::write(&path, unlimited).ok()?;
+            Some((path, before.trim().to_owned()))
+        };
+        Unthrottled(folders.filter_map(lift).collect())
+    }
+
     pub(super) fn remove(&self, full: &Path) -> Result<(), Error> {
         let end = Instant::now() + PATIENCE;
         loop {
@@ -272,6 +287,19 @@ impl Hierarchies {
                 }
                 Some((folder, source)) => return Err(Error::File { path: folder.clone(), source }),
             }
+        }
+    }
+}
+
+/// Limits on processor time that are lifted for now.
+struct Unthrottled(Vec<(PathBuf, String)>);
+
+impl Drop for Unthrottled {
+    fn drop(&mut self) {
+        // The outer limit first: an inner one may not exceed it.
+        for (path, before) in self.0.iter().rev() {
+            // A cgroup that is gone needs no limit.
+            let _ = std::fs::write(path, before);
         }
     }
 }
