@@ -1,5 +1,6 @@
 //! What the user sees while the cluster starts.
 
+use std::io::Write;
 use std::time::Instant;
 
 /// Prints steps with the time since the start.
@@ -14,14 +15,13 @@ impl Progress {
     }
 
     /// A step is done.
-    #[allow(clippy::print_stdout, reason = "this is the command line")]
     pub(crate) fn step(&self, text: impl std::fmt::Display) {
-        println!("{:>7.0} ms  {text}", self.start.elapsed().as_secs_f64() * 1000.0);
+        Progress::say(format_args!("{:>7.0} ms  {text}", self.start.elapsed().as_secs_f64() * 1000.0));
     }
 
-    /// Something to read, without a time.
-    #[allow(clippy::print_stdout, reason = "this is the command line")]
+    /// Something to read, without a time. A reader that went away (`kijabi up | head -1`) must not end the cluster.
     pub(crate) fn say(text: impl std::fmt::Display) {
-        println!("{text}");
+        let mut out = std::io::stdout().lock();
+        let _ = writeln!(out, "{text}").and_then(|()| out.flush());
     }
 }
