@@ -1,28 +1,34 @@
 //! Which resources are served: the catalogue of groups, versions, resources and subresources.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 /// Recorded from upstream's discovery by `tools/discovery` and `tools/schemagen`.
 pub(crate) const TEXT: &str = include_str!("../data/catalogue.txt");
+
+/// A text of the catalogue: part of the program for built-in kinds, owned for custom ones.
+pub type Text = Cow<'static, str>;
 
 /// A resource of one group and version.
 #[derive(Clone, Debug)]
 pub struct Resource {
     /// API group; empty for the core group.
-    pub group: &'static str,
+    pub group: Text,
     /// API version.
-    pub version: &'static str,
+    pub version: Text,
     /// The name in paths: `pods`.
-    pub plural: &'static str,
+    pub plural: Text,
     /// `pod`.
-    pub singular: &'static str,
+    pub singular: Text,
     /// `Pod`.
-    pub kind: &'static str,
+    pub kind: Text,
+    /// `PodList`.
+    pub list_kind: Text,
     /// `po`.
-    pub short_names: Vec<&'static str>,
+    pub short_names: Vec<Text>,
     /// `all`.
-    pub categories: Vec<&'static str>,
+    pub categories: Vec<Text>,
     /// Whether its objects are in namespaces.
     pub namespaced: bool,
     /// What clients may do, sorted.
@@ -30,7 +36,7 @@ pub struct Resource {
     /// Its subresources, sorted by name.
     pub subresources: Vec<Subresource>,
     /// Identifies the stored version, as discovery shows it; empty for what is not stored.
-    pub storage_version_hash: &'static str,
+    pub storage_version_hash: Text,
 }
 
 /// A subresource.
@@ -39,11 +45,11 @@ pub struct Subresource {
     /// The name in paths: `status`.
     pub name: &'static str,
     /// The group of what is read and written.
-    pub group: &'static str,
+    pub group: Text,
     /// The version of what is read and written.
-    pub version: &'static str,
+    pub version: Text,
     /// The kind of what is read and written: `Scale`.
-    pub kind: &'static str,
+    pub kind: Text,
     /// What clients may do, sorted.
     pub verbs: Vec<&'static str>,
 }
@@ -75,20 +81,15 @@ impl Resource {
 
     /// `apps/v1`, or `v1` for the core group.
     pub fn api_version(&self) -> String {
-        api_version(self.group, self.version)
-    }
-
-    /// `PodList`.
-    pub fn list_kind(&self) -> String {
-        format!("{}List", self.kind)
+        api_version(&self.group, &self.version)
     }
 
     /// The other group that serves the same stored objects, with its version: events are in the core group and their own.
-    pub fn storage_group(&self) -> (&'static str, &'static str) {
-        match (self.group, self.plural) {
+    pub fn storage_group(&self) -> (&str, &str) {
+        match (&*self.group, &*self.plural) {
             ("events.k8s.io", "events") => ("", "v1"),
             ("autoscaling", "horizontalpodautoscalers") => ("autoscaling", "v2"),
-            _ => (self.group, self.version),
+            _ => (&self.group, &self.version),
         }
     }
 }
@@ -104,7 +105,7 @@ pub fn split_api_version(text: &str) -> (&str, &str) {
 }
 
 /// Every resource, in the order of discovery.
-pub fn all() -> &'static [Resource] {
+pub fn all() -> &'static [Arc<Resource>] {
     &catalogue().resources
 }
 
@@ -114,23 +115,23 @@ pub fn groups() -> &'static [Group] {
 }
 
 /// The resource of a path.
-pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Resource> {
+pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Arc<Resource>> {
     let catalogue = catalogue();
     catalogue.by_plural.get(&(group, version, plural)).map(|at| &catalogue.resources[*at])
 }
 
 /// The resource whose objects are of a kind.
-pub fn find_kind(group: &str, version: &str, kind: &str) -> Option<&'static Resource> {
+pub fn find_kind(group: &str, version: &str, kind: &str) -> Option<&'static Arc<Resource>> {
     all().iter().find(|r| r.kind == kind && r.group == group && r.version == version)
 }
 
 /// The resources of a group and version, in the order of discovery.
-pub fn in_version<'a>(group: &'a str, version: &'a str) -> impl Iterator<Item = &'static Resource> + 'a {
+pub fn in_version<'a>(group: &'a str, version: &'a str) -> impl Iterator<Item = &'static Arc<Resource>> + 'a {
     all().iter().filter(move |r| r.group == group && r.version == version)
 }
 
 struct Catalogue {
-    resources: Vec<Resource>,
+    resources: Vec<Arc<Resource>>,
     groups: Vec<Group>,
     by_plural: HashMap<(&'static str, &'static str, &'static str), usize>,
 }
@@ -158,24 +159,26 @@ fn parse(text: &'static str) -> Catalogue {
                 let (plural, singular, _, _, kind, scope) = (next(), next(), next(), next(), next(), next());
                 let (verbs, short_names, categories) = (words(next()), words(next()), words(next()));
                 catalogue.by_plural.insert((group, version, plural), catalogue.resources.len());
-                let (namespaced, subresources, storage_version_hash) = (scope == "N", Vec::new(), next());
-                catalogue.resources.push(Resource {
-                    group,
-                    version,
-                    plural,
-                    singular,
-                    kind,
-                    short_names,
-                    categories,
+                let (namespaced, subresources, storage_version_hash) = (scope == "N", Vec::new(), next().into());
+                catalogue.resources.push(Arc::new(Resource {
+                    group: group.into(),
+                    version: version.into(),
+                    plural: plural.into(),
+                    singular: singular.into(),
+                    kind: kind.into(),
+                    list_kind: format!("{kind}List").into(),
+                    short_names: short_names.into_iter().map(Cow::Borrowed).collect(),
+                    categories: categories.into_iter().map(Cow::Borrowed).collect(),
                     namespaced,
                     verbs,
                     subresources,
                     storage_version_hash,
-                });
+                }));
             }
             "S" => {
                 let (name, group, version, kind, verbs) = (next(), next(), next(), next(), words(next()));
-                if let Some(resource) = catalogue.resources.last_mut() {
+                if let Some(resource) = catalogue.resources.last_mut().and_then(Arc::get_mut) {
+                    let (group, version, kind) = (group.into(), version.into(), kind.into());
                     resource.subresources.push(Subresource { name, group, version, kind, verbs });
                 }
             }
@@ -197,11 +200,11 @@ mod tests {
     #[test]
     fn a_resource_and_its_subresources() {
         let pods = find("", "v1", "pods").unwrap();
-        assert_eq!((pods.kind, pods.singular, pods.namespaced), ("Pod", "pod", true));
+        assert_eq!((&*pods.kind, &*pods.singular, pods.namespaced), ("Pod", "pod", true));
         assert_eq!(pods.short_names, ["po"]);
         assert_eq!(pods.categories, ["all"]);
         assert!(pods.allows("watch") && pods.is_stored());
-        assert_eq!(pods.subresource("eviction").map(|s| (s.group, s.kind)), Some(("policy", "Eviction")));
+        assert_eq!(pods.subresource("eviction").map(|s| (&*s.group, &*s.kind)), Some(("policy", "Eviction")));
         assert!(!find("authentication.k8s.io", "v1", "tokenreviews").unwrap().is_stored());
         assert!(find("apps", "v1beta1", "deployments").is_none());
     }
@@ -217,17 +220,17 @@ mod tests {
     fn every_kind_is_in_the_schema() {
         let schema = Schema::builtin();
         for r in all() {
-            assert!(schema.kind(r.group, r.version, r.kind).is_some(), "{} {}", r.api_version(), r.kind);
+            assert!(schema.kind(&r.group, &r.version, &r.kind).is_some(), "{} {}", r.api_version(), r.kind);
             if r.allows("list") {
                 assert!(
-                    schema.kind(r.group, r.version, &r.list_kind()).is_some(),
+                    schema.kind(&r.group, &r.version, &r.list_kind).is_some(),
                     "{} {}",
                     r.api_version(),
-                    r.list_kind()
+                    r.list_kind
                 );
             }
             for s in &r.subresources {
-                assert!(schema.kind(s.group, s.version, s.kind).is_some(), "{}/{}", r.plural, s.name);
+                assert!(schema.kind(&s.group, &s.version, &s.kind).is_some(), "{}/{}", r.plural, s.name);
             }
         }
     }

@@ -14,6 +14,11 @@ pub fn selectable(group: &str, kind: &str, object: &Value) -> Vec<(&'static str,
     fields
 }
 
+/// An object's values for [`names`], in their order.
+pub fn values(group: &str, kind: &str, object: &Value) -> Vec<String> {
+    names(group, kind).iter().map(|name| value_of(group, kind, object, name)).collect()
+}
+
 /// Whether a field selector on this field is known for a kind.
 pub fn is_selectable(group: &str, kind: &str, field: &str) -> bool {
     matches!(field, "metadata.name" | "metadata.namespace") || names(group, kind).contains(&field)
@@ -25,7 +30,7 @@ fn has_namespace(group: &str, kind: &str, object: &Value) -> bool {
 }
 
 /// The fields a kind has besides those of all objects.
-fn names(group: &str, kind: &str) -> &'static [&'static str] {
+pub fn names(group: &str, kind: &str) -> &'static [&'static str] {
     match (group, kind) {
         ("", "Pod") => &[
             "spec.nodeName",

@@ -15,7 +15,6 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use machinery::Status;
 use machinery::field::{FieldError, Path};
-use machinery::schema;
 use serde_json::Value;
 use std::sync::Arc;
 
@@ -85,22 +84,22 @@ impl Call {
     /// The body as an object of the served kind: checked, pruned, defaulted.
     pub(crate) fn object(&mut self) -> Result<Value, Status> {
         let served = Arc::clone(&self.served);
-        let expected = (&*served.api_version, served.resource.kind);
+        let expected = (&*served.api_version, &*served.resource.kind);
         let decoded = decode_as(&self.content_type, &self.body, Some(expected))?;
         let mut object = decoded.value;
-        self.identify(&mut object, &served.api_version, served.resource.kind)?;
+        self.identify(&mut object, &served.api_version, &served.resource.kind)?;
         self.complete(object, decoded.duplicates)
     }
 
     /// Checks, prunes and defaults an object of the served kind; complaints about fields go where the client wants them.
     pub(crate) fn complete(&mut self, mut object: Value, duplicates: Vec<String>) -> Result<Value, Status> {
         let served = Arc::clone(&self.served);
-        let unknown = schema::check(&mut object, served.schema)?;
-        self.complain(unknown.iter().map(ToString::to_string).chain(duplicates).collect())?;
-        let resource = served.resource;
+        let mut complaints = served.typing.check(&mut object)?;
+        complaints.extend(duplicates);
+        self.complain(complaints)?;
         object["apiVersion"] = served.api_version.clone().into();
-        object["kind"] = resource.kind.into();
-        api::default(resource.group, resource.version, resource.kind, &mut object);
+        object["kind"] = (&*served.resource.kind).into();
+        served.typing.default(&served.resource, &mut object);
         meta::metadata(&mut object).remove("managedFields");
         Ok(object)
     }
@@ -113,7 +112,7 @@ impl Call {
             FieldValidation::Ignore => {}
             FieldValidation::Warn => self.warnings.extend(complaints),
             FieldValidation::Strict => {
-                let resource = self.served.resource;
+                let resource = &self.served.resource;
                 return Err(Status::bad_request(format!(
                     "{0} in version {1:?} cannot be handled as a {0}: strict decoding error: {2}",
                     resource.kind,
@@ -196,7 +195,7 @@ impl Call {
         for plugin in &plugins.chain.admission {
             let mut request = AdmissionRequest {
                 attributes: &self.attributes,
-                kind: self.served.resource.kind,
+                kind: &self.served.resource.kind,
                 operation,
                 object: Some(&mut *object),
                 old_object: old,
@@ -220,7 +219,7 @@ impl Call {
         for plugin in &plugins.chain.admission {
             let request = AdmissionRequest {
                 attributes: &self.attributes,
-                kind: self.served.resource.kind,
+                kind: &self.served.resource.kind,
                 operation,
                 object: object.as_deref_mut(),
                 old_object: old,
@@ -237,7 +236,7 @@ impl Call {
         if errors.is_empty() {
             return Ok(());
         }
-        Err(Status::invalid(self.served.resource.group, self.served.resource.kind, name, errors))
+        Err(Status::invalid(&self.served.resource.group, &self.served.resource.kind, name, errors))
     }
 
     /// Answers with a stored object in the shape asked for.

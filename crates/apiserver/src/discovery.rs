@@ -124,7 +124,7 @@ fn aggregated(core: bool, api_version: &str) -> Value {
                 .iter()
                 .map(|version| {
                     let resources: Vec<Value> =
-                        catalogue::in_version(group.name, version).map(aggregated_resource).collect();
+                        catalogue::in_version(group.name, version).map(|r| aggregated_resource(r)).collect();
                     json!({"version": version, "resources": resources, "freshness": "Current"})
                 })
                 .collect();
@@ -211,7 +211,7 @@ fn resources(group: &str, version: &str) -> Option<Value> {
             entry["categories"] = json!(resource.categories);
         }
         if !resource.storage_version_hash.is_empty() {
-            entry["storageVersionHash"] = resource.storage_version_hash.into();
+            entry["storageVersionHash"] = json!(resource.storage_version_hash);
         }
         list.push(entry);
         for sub in &resource.subresources {
@@ -219,9 +219,9 @@ fn resources(group: &str, version: &str) -> Option<Value> {
                 "name": format!("{}/{}", resource.plural, sub.name), "singularName": "", "namespaced": resource.namespaced,
                 "kind": sub.kind, "verbs": sub.verbs,
             });
-            if (sub.group, sub.version) != (resource.group, resource.version) {
-                entry["group"] = sub.group.into();
-                entry["version"] = sub.version.into();
+            if (&sub.group, &sub.version) != (&resource.group, &resource.version) {
+                entry["group"] = json!(sub.group);
+                entry["version"] = json!(sub.version);
             }
             list.push(entry);
         }

@@ -167,8 +167,8 @@ fn storage_metrics(api: &ApiServer, out: &mut String) {
     out.push_str(
         "# HELP apiserver_storage_objects Objects stored, by resource.\n# TYPE apiserver_storage_objects gauge\n",
     );
-    let mut kinds: Vec<_> = api.storage.kinds().collect();
-    kinds.sort_by_key(|kind| (&kind.info().group, &kind.info().resource));
+    let mut kinds = api.storage.kinds();
+    kinds.sort_by(|a, b| (&a.info().group, &a.info().resource).cmp(&(&b.info().group, &b.info().resource)));
     let name = |kind: &crate::storage::KindStore| {
         let info = kind.info();
         if info.group.is_empty() { info.resource.clone() } else { format!("{}.{}", info.resource, info.group) }

@@ -42,6 +42,7 @@ mod subresource;
 mod table;
 pub mod token;
 pub mod transport;
+mod typing;
 
 pub use chain::{Allocator, Chain};
 pub use server::{ApiServer, Config, open_storage};

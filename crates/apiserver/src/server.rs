@@ -20,6 +20,7 @@ use http::request::Parts;
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use machinery::Status;
+use parking_lot::RwLock;
 use std::sync::Arc;
 use std::time::Duration;
 use store::Store;
@@ -59,7 +60,7 @@ pub struct ApiServer {
     pub(crate) config: Config,
     pub(crate) storage: Arc<Storage>,
     pub(crate) chain: Chain,
-    pub(crate) catalogue: Catalogue,
+    catalogue: RwLock<Arc<Catalogue>>,
     pub(crate) discovery: Discovery,
     pub(crate) metrics: Metrics,
     stop: CancellationToken,
@@ -73,10 +74,10 @@ pub async fn open_storage(store: Arc<dyn Store>, stop: CancellationToken) -> Res
 impl ApiServer {
     /// A server on a storage. `stop` ends its watches and its background work.
     pub fn new(config: Config, storage: Arc<Storage>, chain: Chain, stop: CancellationToken) -> Arc<ApiServer> {
-        let catalogue = Catalogue::builtin(&storage);
+        let catalogue = RwLock::new(Arc::new(Catalogue::builtin(&storage)));
         let discovery = Discovery::builtin(&config);
         if let Ok(events) = storage.kind("", "events") {
-            tokio::spawn(crate::expire::run(Arc::clone(events), config.event_ttl, stop.clone()));
+            tokio::spawn(crate::expire::run(events, config.event_ttl, stop.clone()));
         }
         Arc::new(ApiServer { config, storage, chain, catalogue, discovery, metrics: Metrics::default(), stop })
     }
@@ -84,6 +85,11 @@ impl ApiServer {
     /// All objects.
     pub fn storage(&self) -> &Arc<Storage> {
         &self.storage
+    }
+
+    /// What is served now.
+    pub(crate) fn catalogue(&self) -> Arc<Catalogue> {
+        Arc::clone(&self.catalogue.read())
     }
 
     pub(crate) fn stopping(&self) -> CancellationToken {
@@ -152,7 +158,7 @@ impl ApiServer {
             let request = EndpointRequest { attributes, rest: info.rest, parts, body, storage, dry_run: false };
             return endpoint.serve(request).await;
         }
-        let served = Arc::clone(self.catalogue.find(&info.group, &info.version, &info.resource)?);
+        let served = self.catalogue().find(&info.group, &info.version, &info.resource)?;
         if let Some(endpoint) = self.endpoint(&served, &info.subresource) {
             let dry_run = query.get("dryRun").is_some();
             let storage = Arc::clone(&self.storage);
@@ -175,7 +181,7 @@ impl ApiServer {
             query,
             warnings: Vec::new(),
         };
-        let result = match (call.served.resource.plural, &*info.subresource) {
+        let result = match (&*call.served.resource.plural, &*info.subresource) {
             ("bindings", _) => subresource::bind(&mut call).await,
             ("componentstatuses", _) => crate::health::component_statuses(&call),
             (_, "") => handlers::handle(&mut call).await,
@@ -186,13 +192,13 @@ impl ApiServer {
         Ok(response)
     }
 
-    fn endpoint(&self, served: &Served, subresource: &str) -> Option<&Arc<dyn crate::endpoint::Endpoint>> {
-        let resource = served.resource;
+    fn endpoint(&self, served: &Served, subresource: &str) -> Option<Arc<dyn crate::endpoint::Endpoint>> {
+        let resource = &served.resource;
         let subresource = match subresource {
             "" => "",
             name => resource.subresource(name)?.name,
         };
-        self.chain.endpoints.get(&(resource.group, resource.plural, subresource))
+        self.chain.endpoints.get(&(&*resource.group, &*resource.plural, subresource)).cloned()
     }
 
     /// What is no resource: discovery, health, metrics, the version.
@@ -228,14 +234,14 @@ fn attributes(info: &RequestInfo, query: &Query, parts: &Parts, user: Arc<UserIn
 
 /// 404 for a cluster resource in a namespace, 405 for writing all namespaces at once.
 fn check_scope(served: &Served, info: &RequestInfo) -> Result<(), Status> {
-    let resource = served.resource;
+    let resource = &served.resource;
     if !resource.namespaced && !info.namespace.is_empty() && resource.plural != "namespaces" {
         return Err(Status::no_such_path());
     }
     let needs_namespace = resource.namespaced && info.namespace.is_empty();
     if needs_namespace && !matches!(&*info.verb, "list" | "watch") {
         return Err(if info.name.is_empty() {
-            Status::method_not_allowed(resource.group, resource.plural, &info.verb)
+            Status::method_not_allowed(&resource.group, &resource.plural, &info.verb)
         } else {
             Status::no_such_path()
         });

@@ -10,7 +10,7 @@ pub use crate::cache::entry::{Entry, EventType, Object, WatchEvent};
 pub use crate::cache::selection::Selection;
 
 use crate::cache::entry::SelectableFields;
-use crate::cache::feed::{self, Feed, Kinds, Progress};
+use crate::cache::feed::{self, Feed, Joining, Kinds, Progress};
 use crate::cache::kind::{KindCache, Page, TooOld};
 use crate::encode;
 use bytes::Bytes;
@@ -43,7 +43,7 @@ pub struct KindInfo {
     /// May be lost with the machine's power: leases and events.
     pub relaxed: bool,
     /// Reads the selectable fields; none for kinds that have no more than name and namespace.
-    pub(crate) fields: Option<Box<SelectableFields>>,
+    pub(crate) fields: Option<SelectableFields>,
 }
 
 impl KindInfo {
@@ -53,15 +53,25 @@ impl KindInfo {
     }
 
     fn path(&self) -> String {
-        format!("{}/{}", if self.group.is_empty() { "core" } else { &self.group }, self.resource)
+        path(&self.group, &self.resource)
     }
 }
 
-/// All stored kinds.
+/// What follows `/registry/` in the keys of a kind's objects.
+fn path(group: &str, resource: &str) -> String {
+    format!("{}/{resource}", if group.is_empty() { "core" } else { group })
+}
+
+/// All stored kinds: those it is opened with, and those that join and leave while it runs.
 pub struct Storage {
+    store: Arc<dyn Store>,
     kinds: Arc<Kinds>,
     progress: Arc<Progress>,
+    joining: mpsc::Sender<Joining>,
 }
+
+/// Kinds on their way into the watch cache at one time.
+const JOINING_MAX: usize = 16;
 
 impl Storage {
     /// Reads what is stored and follows the store until `stop`.
@@ -70,34 +80,63 @@ impl Storage {
         infos: Vec<KindInfo>,
         stop: CancellationToken,
     ) -> Result<Storage, Error> {
-        let progress = Arc::new(Progress::default());
-        let kinds = infos.into_iter().map(|info| {
-            let path = info.path();
-            let kind = KindStore {
-                prefix: format!("{REGISTRY}{path}/"),
-                info,
-                cache: KindCache::default(),
-                store: Arc::clone(&store),
-                progress: Arc::clone(&progress),
-            };
-            (path.into_boxed_str(), Arc::new(kind))
-        });
-        let kinds: Arc<Kinds> = Arc::new(kinds.collect());
-        let feed = Feed { store, kinds: Arc::clone(&kinds), progress: Arc::clone(&progress) };
+        let (joining, requests) = mpsc::channel(JOINING_MAX);
+        let storage = Storage { store, kinds: Arc::default(), progress: Arc::default(), joining };
+        let kinds = infos.into_iter().map(|info| (info.path().into_boxed_str(), Arc::new(storage.empty(info))));
+        storage.kinds.write().extend(kinds);
+        let feed = Feed {
+            store: Arc::clone(&storage.store),
+            kinds: Arc::clone(&storage.kinds),
+            progress: Arc::clone(&storage.progress),
+        };
         let revision = feed.load().await?;
-        tokio::spawn(feed.run(revision, stop));
-        Ok(Storage { kinds, progress })
+        tokio::spawn(feed.run(revision, requests, stop));
+        Ok(storage)
+    }
+
+    fn empty(&self, info: KindInfo) -> KindStore {
+        KindStore {
+            prefix: format!("{REGISTRY}{}/", info.path()),
+            info,
+            cache: KindCache::default(),
+            store: Arc::clone(&self.store),
+            progress: Arc::clone(&self.progress),
+        }
+    }
+
+    /// Makes a kind known, with the objects it has in the store already; it takes the place of one that is known by the same
+    /// resource, whose watches end. Once this returns, the kind's cache follows the store as all others do.
+    #[cfg_attr(not(test), expect(dead_code, reason = "custom kinds come next"))]
+    pub(crate) async fn join(&self, info: KindInfo) -> Result<Arc<KindStore>, Status> {
+        let gone = || Status::service_unavailable("the server is shutting down");
+        let path = info.path();
+        let (sender, done) = tokio::sync::oneshot::channel();
+        let joining = Joining { path: path.into(), kind: Arc::new(self.empty(info)), done: sender };
+        let kind = Arc::clone(&joining.kind);
+        self.joining.send(joining).await.map_err(|_| gone())?;
+        done.await.map_err(|_| gone())?.map_err(|error| store_status(&error))?;
+        Ok(kind)
+    }
+
+    /// Forgets a kind and ends its watches. What the store still has of it stays there.
+    #[cfg_attr(not(test), expect(dead_code, reason = "custom kinds come next"))]
+    pub(crate) fn leave(&self, kind: &Arc<KindStore>) {
+        let path = kind.info.path();
+        let mut kinds = self.kinds.write();
+        if kinds.get(&*path).is_some_and(|known| Arc::ptr_eq(known, kind)) {
+            kinds.remove(&*path);
+        }
+        kind.cache.drop_watchers();
     }
 
     /// The kind behind a resource (`("rbac.authorization.k8s.io", "roles")`, `("", "pods")`); 404 when there is none.
-    pub fn kind(&self, group: &str, resource: &str) -> Result<&Arc<KindStore>, Status> {
-        let group = if group.is_empty() { "core" } else { group };
-        self.kinds.get(&*format!("{group}/{resource}")).ok_or_else(Status::no_such_path)
+    pub fn kind(&self, group: &str, resource: &str) -> Result<Arc<KindStore>, Status> {
+        self.kinds.read().get(&*path(group, resource)).cloned().ok_or_else(Status::no_such_path)
     }
 
-    /// All kinds.
-    pub(crate) fn kinds(&self) -> impl Iterator<Item = &Arc<KindStore>> {
-        self.kinds.values()
+    /// All kinds as they are now.
+    pub(crate) fn kinds(&self) -> Vec<Arc<KindStore>> {
+        self.kinds.read().values().cloned().collect()
     }
 
     /// The revision up to which the cache has seen everything.
@@ -140,7 +179,7 @@ impl KindStore {
     }
 
     pub(crate) fn parse(&self, kind: EventType, key: &str, stored: &[u8], revision: u64) -> Entry {
-        Entry::parse(kind, key, stored, revision, self.info.fields.as_deref())
+        Entry::parse(kind, key, stored, revision, self.info.fields.as_ref())
     }
 
     fn key(&self, namespace: &str, name: &str) -> String {
@@ -401,5 +440,67 @@ impl Subscription {
     /// The next change; none when this subscriber was too slow, or the server stops: subscribe again.
     pub async fn recv(&mut self) -> Option<Arc<WatchEvent>> {
         self.receiver.recv().await.map(|delivery| delivery.event)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use store::embedded;
+
+    fn widgets() -> KindInfo {
+        KindInfo {
+            group: "x.io".to_owned(),
+            version: "v1".to_owned(),
+            resource: "widgets".to_owned(),
+            kind: "Widget".to_owned(),
+            namespaced: true,
+            relaxed: false,
+            fields: None,
+        }
+    }
+
+    fn widget(name: &str) -> Value {
+        json!({"metadata": {"name": name, "namespace": "a"}})
+    }
+
+    /// Kinds come and go while others write; nothing of what is stored is missed, and nothing seen twice.
+    #[tokio::test]
+    async fn kinds_join_and_leave() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = embedded::Embedded::open(embedded::Config::new(folder.path())).unwrap();
+        let stop = CancellationToken::new();
+        let storage = Storage::open(Arc::new(store), Vec::new(), stop.clone()).await.unwrap();
+        assert_eq!(storage.kind("x.io", "widgets").err().unwrap().code, 404);
+        let first = storage.join(widgets()).await.unwrap();
+        for name in 0..1500 {
+            first.create(widget(&format!("w{name}"))).await.unwrap();
+        }
+        let (_, mut changes) = first.subscribe();
+        let writer = {
+            let first = Arc::clone(&first);
+            tokio::spawn(async move {
+                for name in 0..200 {
+                    first.create(widget(&format!("late{name}"))).await.unwrap();
+                }
+            })
+        };
+        let second = storage.join(widgets()).await.unwrap();
+        let (seen, mut later) = second.subscribe();
+        writer.await.unwrap();
+        let mut names: Vec<_> = seen.iter().map(|entry| entry.name().to_owned()).collect();
+        while names.len() < 1700 {
+            names.push(later.recv().await.unwrap().entry.name().to_owned());
+        }
+        names.sort();
+        names.dedup();
+        assert_eq!((names.len(), second.list(Some("a")).len()), (1700, 1700));
+        // Who watched the one that was replaced is told to start anew.
+        while changes.recv().await.is_some() {}
+        storage.leave(&first);
+        assert!(Arc::ptr_eq(&storage.kind("x.io", "widgets").unwrap(), &second));
+        storage.leave(&second);
+        assert!(storage.kind("x.io", "widgets").is_err() && later.recv().await.is_none());
+        stop.cancel();
     }
 }

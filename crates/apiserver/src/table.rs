@@ -1,7 +1,7 @@
 //! `Table` and `PartialObjectMetadata`: what `kubectl get` and metadata informers ask for.
 
 use crate::call::Call;
-use api::catalogue::Resource;
+use crate::served::Served;
 use machinery::Status;
 use serde_json::{Map, Value, json};
 
@@ -46,20 +46,20 @@ impl Include {
 /// Objects as a table. `metadata` is that of a list; a single object gives its own revision.
 pub(crate) fn of(call: &Call, beta: bool, objects: Vec<Value>, metadata: Option<Value>) -> Result<Value, Status> {
     let include = Include::of(call)?;
-    let resource = call.served.resource;
+    let served = &call.served;
     let metadata = metadata.unwrap_or_else(|| {
         let revision = objects.first().map(|object| crate::meta::text(object, "resourceVersion"));
         json!({"resourceVersion": revision.unwrap_or_default()})
     });
-    let rows: Vec<Value> = objects.into_iter().map(|object| row(resource, object, include, beta)).collect();
-    let columns = if call.query.flag("noHeaders") { json!([]) } else { definitions(resource) };
+    let rows: Vec<Value> = objects.into_iter().map(|object| row(served, object, include, beta)).collect();
+    let columns = if call.query.flag("noHeaders") { json!([]) } else { definitions(served) };
     Ok(
         json!({"kind": "Table", "apiVersion": version(beta), "metadata": metadata, "columnDefinitions": columns, "rows": rows}),
     )
 }
 
-fn row(resource: &Resource, object: Value, include: Include, beta: bool) -> Value {
-    let cells = api::columns::row(resource.group, resource.kind, &object, jiff::Timestamp::now());
+fn row(served: &Served, object: Value, include: Include, beta: bool) -> Value {
+    let cells = served.typing.cells(&served.resource, &object);
     let mut row = Map::new();
     row.insert("cells".to_owned(), cells.into());
     match include {
@@ -75,10 +75,10 @@ fn row(resource: &Resource, object: Value, include: Include, beta: bool) -> Valu
 }
 
 /// One object of a watch; columns come with the first.
-pub(crate) fn event(resource: &Resource, include: Include, beta: bool, object: Value, headers: bool) -> Value {
+pub(crate) fn event(served: &Served, include: Include, beta: bool, object: Value, headers: bool) -> Value {
     let revision = crate::meta::text(&object, "resourceVersion").to_owned();
-    let columns = if headers { definitions(resource) } else { Value::Null };
-    let rows = [row(resource, object, include, beta)];
+    let columns = if headers { definitions(served) } else { Value::Null };
+    let rows = [row(served, object, include, beta)];
     json!({
         "kind": "Table", "apiVersion": version(beta), "metadata": {"resourceVersion": revision},
         "columnDefinitions": columns, "rows": rows,
@@ -90,6 +90,6 @@ pub(crate) fn bookmark(metadata: Value, beta: bool) -> Value {
     json!({"kind": "Table", "apiVersion": version(beta), "metadata": metadata, "columnDefinitions": [], "rows": []})
 }
 
-fn definitions(resource: &Resource) -> Value {
-    api::columns::columns(resource.group, resource.kind).iter().map(api::columns::ColumnDefinition::to_value).collect()
+fn definitions(served: &Served) -> Value {
+    served.typing.columns(&served.resource).into()
 }

@@ -65,14 +65,15 @@ fn tag(group: &str, version: &str) -> String {
 }
 
 struct Maker<'a> {
-    resource: &'static Resource,
+    resource: &'a Resource,
     schemas: &'a mut Collector,
     tag: String,
 }
 
-impl Maker<'_> {
-    fn kind(&self) -> Kind<'static> {
-        [self.resource.group, self.resource.version, self.resource.kind]
+impl<'a> Maker<'a> {
+    fn kind(&self) -> Kind<'a> {
+        let resource = self.resource;
+        [&resource.group, &resource.version, &resource.kind]
     }
 
     /// The list over all namespaces.
@@ -82,8 +83,8 @@ impl Maker<'_> {
     }
 
     fn list(&mut self) -> Value {
-        let kind = self.resource.list_kind();
-        let result = [self.resource.group, self.resource.version, kind.as_str()];
+        let resource = self.resource;
+        let result = [&*resource.group, &*resource.version, &*resource.list_kind];
         self.operation("list", self.kind(), &LIST, None, result)
     }
 
@@ -114,9 +115,9 @@ impl Maker<'_> {
     }
 
     fn subresource(&mut self, sub: &Subresource) -> Value {
-        let mut path = self.verbs(&sub.verbs, [sub.group, sub.version, sub.kind]);
+        let mut path = self.verbs(&sub.verbs, [&*sub.group, &*sub.version, &*sub.kind]);
         if sub.verbs.contains(&"create") {
-            let kind = [sub.group, sub.version, sub.kind];
+            let kind = [&*sub.group, &*sub.version, &*sub.kind];
             path.insert("post".to_owned(), self.operation("post", kind, &WRITE, Some(kind), kind));
         }
         path.insert("parameters".to_owned(), self.placeholders(true));

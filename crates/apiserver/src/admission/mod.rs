@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 /// The plug-ins in their order. `authz::RoleGuard` comes on top.
 pub fn plugins(storage: &Arc<Storage>) -> Result<Vec<Arc<dyn AdmissionPlugin>>, Status> {
-    let core = |resource: &str| storage.kind("", resource).cloned();
+    let core = |resource: &str| storage.kind("", resource);
     Ok(vec![
         Arc::new(namespace_lifecycle::NamespaceLifecycle { namespaces: core("namespaces")? }),
         Arc::new(limit_ranger::LimitRanger { ranges: core("limitranges")? }),
@@ -26,12 +26,12 @@ pub fn plugins(storage: &Arc<Storage>) -> Result<Vec<Arc<dyn AdmissionPlugin>>, 
         Arc::new(node_restriction::NodeRestriction),
         Arc::new(taint_nodes::TaintNodesByCondition),
         Arc::new(pod_security::PodSecurity { namespaces: core("namespaces")? }),
-        Arc::new(priority::Priority { classes: storage.kind("scheduling.k8s.io", "priorityclasses")?.clone() }),
+        Arc::new(priority::Priority { classes: storage.kind("scheduling.k8s.io", "priorityclasses")? }),
         Arc::new(default_toleration_seconds::DefaultTolerationSeconds),
         Arc::new(default_storage_class::DefaultStorageClass {
-            classes: storage.kind("storage.k8s.io", "storageclasses")?.clone(),
+            classes: storage.kind("storage.k8s.io", "storageclasses")?,
         }),
-        Arc::new(runtime_class::RuntimeClass { classes: storage.kind("node.k8s.io", "runtimeclasses")?.clone() }),
+        Arc::new(runtime_class::RuntimeClass { classes: storage.kind("node.k8s.io", "runtimeclasses")? }),
     ])
 }
 

@@ -50,8 +50,8 @@ impl NodeAuthorizer {
     pub fn new(storage: &Storage) -> Result<Self, Status> {
         let role = super::policy::cluster_role("system:node");
         Ok(Self {
-            pods: storage.kind("", "pods")?.clone(),
-            claims: storage.kind("", "persistentvolumeclaims")?.clone(),
+            pods: storage.kind("", "pods")?,
+            claims: storage.kind("", "persistentvolumeclaims")?,
             rules: role.as_ref().map(Rule::parse_all).unwrap_or_default(),
             graph: Mutex::default(),
         })

@@ -99,7 +99,7 @@ pub struct Rbac {
 impl Rbac {
     /// Reads roles and bindings from `storage`, now and at every change.
     pub fn new(storage: &Storage) -> Result<Self, Status> {
-        let kind = |resource: &str| storage.kind(GROUP, resource).cloned();
+        let kind = |resource: &str| storage.kind(GROUP, resource);
         let kinds = [kind("roles")?, kind("clusterroles")?, kind("rolebindings")?, kind("clusterrolebindings")?];
         let index = Index { changes: [u64::MAX; 4], ..Index::default() };
         Ok(Self { kinds, objects: Mutex::default(), index: RwLock::new(Arc::new(index)) })

@@ -38,8 +38,10 @@ pub struct Entry {
     pub uid: Box<str>,
     /// Its labels, sorted by key.
     pub labels: Box<[(Box<str>, Box<str>)]>,
-    /// Its selectable fields beyond `metadata.name` and `metadata.namespace`.
-    pub fields: Box<[(&'static str, Box<str>)]>,
+    /// Its values for the selectable fields of its kind.
+    fields: Box<[Box<str>]>,
+    /// What they are called.
+    names: Option<FieldNames>,
     /// Its creation, in seconds since 1970 (0 when unknown).
     pub created: i64,
     /// Revision and encoded bytes.
@@ -70,7 +72,10 @@ impl Entry {
         match field {
             "metadata.name" => Some(self.name()),
             "metadata.namespace" => Some(self.namespace()),
-            _ => self.fields.iter().find(|(name, _)| *name == field).map(|(_, value)| &**value),
+            _ => {
+                let at = self.names.as_ref()?.iter().position(|name| name == field)?;
+                self.fields.get(at).map(|value| &**value)
+            }
         }
     }
 
@@ -146,15 +151,15 @@ impl Entry {
         fields: Option<&SelectableFields>,
     ) -> Entry {
         let head: Head<'_> = serde_json::from_slice(stored).unwrap_or_default();
-        let fields = fields.map_or_else(Vec::new, |fields| fields(&serde_json::from_slice(stored).unwrap_or_default()));
-        let fields = fields.into_iter().filter(|(name, _)| !matches!(*name, "metadata.name" | "metadata.namespace"));
+        let values = fields.map(|fields| (fields.values)(&serde_json::from_slice(stored).unwrap_or_default()));
         let created = head.metadata.created.as_deref().and_then(machinery::time::parse);
         let (line, body) = encode::splice_line(kind.as_str(), stored, revision);
         Entry {
             key: key.into(),
             uid: head.metadata.uid.unwrap_or_default().into(),
             labels: head.metadata.labels.unwrap_or_default().into_iter().collect(),
-            fields: fields.map(|(name, value)| (name, value.into_boxed_str())).collect(),
+            fields: values.unwrap_or_default().into_iter().map(String::into_boxed_str).collect(),
+            names: fields.map(|fields| Arc::clone(&fields.names)),
             created: created.map_or(0, jiff::Timestamp::as_second),
             object: Object { revision, body },
             line,
@@ -171,6 +176,7 @@ impl Entry {
             uid: self.uid.clone(),
             labels: self.labels.clone(),
             fields: self.fields.clone(),
+            names: self.names.clone(),
             created: self.created,
             object: Object { revision, body },
             line,
@@ -178,5 +184,16 @@ impl Entry {
     }
 }
 
-/// Reads the selectable fields out of an object.
-pub(crate) type SelectableFields = dyn Fn(&Value) -> Vec<(&'static str, String)> + Send + Sync;
+/// The names of a kind's selectable fields, shared by its objects.
+pub(crate) type FieldNames = Arc<[Cow<'static, str>]>;
+
+/// Reads values out of an object.
+type Values = dyn Fn(&Value) -> Vec<String> + Send + Sync;
+
+/// The fields that objects of a kind can be selected by, beyond `metadata.name` and `metadata.namespace`.
+pub(crate) struct SelectableFields {
+    /// What they are called.
+    pub(crate) names: FieldNames,
+    /// Reads their values out of a stored object, in the order of the names.
+    pub(crate) values: Box<Values>,
+}

@@ -4,12 +4,12 @@ use super::entry::{Entry, EventType};
 use super::kind::Change;
 use crate::storage::{KindStore, REGISTRY};
 use bytes::Bytes;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use store::{Error, Event, Range, Store};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::StreamExt;
 use tokio_util::sync::CancellationToken;
 
@@ -70,8 +70,18 @@ impl Progress {
     }
 }
 
-/// The kinds by what follows `/registry/` in their keys: `core/pods`.
-pub(crate) type Kinds = HashMap<Box<str>, Arc<KindStore>>;
+/// The kinds by what follows `/registry/` in their keys: `core/pods`. Only the feed adds to them.
+pub(crate) type Kinds = RwLock<HashMap<Box<str>, Arc<KindStore>>>;
+
+/// A kind that is to be followed from now on.
+pub(crate) struct Joining {
+    /// What follows `/registry/` in its keys.
+    pub(crate) path: Box<str>,
+    /// Its empty cache.
+    pub(crate) kind: Arc<KindStore>,
+    /// Told when the cache is filled.
+    pub(crate) done: oneshot::Sender<Result<(), Error>>,
+}
 
 /// Splits a store key into the kind's part and the object's.
 fn split(key: &[u8]) -> Option<(&str, &str)> {
@@ -98,7 +108,7 @@ impl Feed {
             range.revision.get_or_insert(result.revision);
             for kv in &result.kvs {
                 let Some((kind, key)) = split(&kv.key) else { continue };
-                if let Some(kind) = self.kinds.get(kind) {
+                if let Some(kind) = self.kinds.read().get(kind) {
                     kind.cache().load(Arc::new(kind.parse(EventType::Added, key, &kv.value, kv.mod_revision)));
                 }
             }
@@ -106,7 +116,7 @@ impl Feed {
             range.start = [&last.key[..], &[0]].concat().into();
         }
         let revision = range.revision.unwrap_or_default();
-        for kind in self.kinds.values() {
+        for kind in self.kinds.read().values() {
             kind.cache().set_floor(revision);
         }
         self.progress.advance(revision);
@@ -114,9 +124,9 @@ impl Feed {
     }
 
     /// Applies changes until told to stop.
-    pub(crate) async fn run(self, mut revision: u64, stop: CancellationToken) {
+    pub(crate) async fn run(self, mut revision: u64, mut joining: mpsc::Receiver<Joining>, stop: CancellationToken) {
         while !stop.is_cancelled() {
-            match self.follow(&mut revision, &stop).await {
+            match self.follow(&mut revision, &mut joining, &stop).await {
                 Ok(()) => break,
                 Err(Error::Slow | Error::Compacted { .. }) => {
                     tracing::warn!(revision, "the watch cache fell behind the store and is filled anew");
@@ -134,28 +144,66 @@ impl Feed {
                 }
             }
         }
-        for kind in self.kinds.values() {
+        for kind in self.kinds.read().values() {
             kind.cache().drop_watchers();
         }
         self.progress.end();
     }
 
-    async fn follow(&self, revision: &mut u64, stop: &CancellationToken) -> Result<(), Error> {
+    async fn follow(
+        &self,
+        revision: &mut u64,
+        joining: &mut mpsc::Receiver<Joining>,
+        stop: &CancellationToken,
+    ) -> Result<(), Error> {
         let prefix = Bytes::from_static(REGISTRY.as_bytes());
         let mut changes = self.store.watch(prefix, *revision + 1).await?;
-        while let Some(events) = stop.run_until_cancelled(changes.next()).await.flatten() {
-            for event in &*events? {
-                self.apply(event);
-                *revision = event.kv.mod_revision;
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(()),
+                events = changes.next() => {
+                    let Some(events) = events else { return Ok(()) };
+                    for event in &*events? {
+                        self.apply(event);
+                        *revision = event.kv.mod_revision;
+                    }
+                    self.progress.advance(*revision);
+                }
+                Some(Joining { path, kind, done }) = joining.recv() => {
+                    let filled = self.join(path, kind, *revision).await;
+                    // Whoever asked may have gone away; the kind is known all the same.
+                    let _ = done.send(filled);
+                }
             }
-            self.progress.advance(*revision);
+        }
+    }
+
+    /// Fills the cache of a kind with what the store had at the revision up to which all changes are applied, so that the next
+    /// change applied is the first one it has not seen.
+    async fn join(&self, path: Box<str>, kind: Arc<KindStore>, revision: u64) -> Result<(), Error> {
+        let prefix = format!("{REGISTRY}{path}/").into();
+        let mut range = Range { prefix, limit: LOAD_CHUNK, revision: Some(revision), ..Range::default() };
+        loop {
+            let result = self.store.range(range.clone()).await?;
+            for kv in &result.kvs {
+                let Some((_, key)) = split(&kv.key) else { continue };
+                kind.cache().load(Arc::new(kind.parse(EventType::Added, key, &kv.value, kv.mod_revision)));
+            }
+            let Some(last) = result.kvs.last().filter(|_| result.more) else { break };
+            range.start = [&last.key[..], &[0]].concat().into();
+        }
+        kind.cache().set_floor(revision);
+        if let Some(replaced) = self.kinds.write().insert(path, kind) {
+            replaced.cache().drop_watchers();
         }
         Ok(())
     }
 
     fn apply(&self, event: &Event) {
         let Some((kind, key)) = split(&event.kv.key) else { return };
-        let Some(kind) = self.kinds.get(kind) else { return };
+        let kinds = self.kinds.read();
+        let Some(kind) = kinds.get(kind) else { return };
         let revision = event.kv.mod_revision;
         kind.cache().apply(if event.deleted {
             Change::Delete { key: key.into(), revision }
@@ -167,7 +215,7 @@ impl Feed {
 
     /// Starts over: watchers are dropped, since what happened in between is unknown.
     async fn reload(&self) -> Result<u64, Error> {
-        for kind in self.kinds.values() {
+        for kind in self.kinds.read().values() {
             kind.cache().clear();
         }
         self.load().await

@@ -66,7 +66,7 @@ pub(super) async fn store_new(call: &mut Call, object: Value, dry_run: bool) -> 
     call.admit(Operation::Create, &mut object, None, dry_run).await?;
     served.strategy.prepare_create(&mut object);
     let (group, kind) = (store.info().group.clone(), store.info().kind.clone());
-    let mut errors = api::validate::create(&group, &store.info().version, &kind, &object);
+    let mut errors = served.typing.validate_create((&group, &store.info().version, &kind), &object);
     errors.extend(served.strategy.validate_create(&object));
     if named.is_empty() {
         let path = Path::new("metadata").child("name");
@@ -80,7 +80,7 @@ pub(super) async fn store_new(call: &mut Call, object: Value, dry_run: bool) -> 
     call.api.chain.reserve(held, &mut object, None, dry_run).await?;
     if dry_run {
         if store.get(meta::text(&object, "namespace"), &named).is_some() {
-            return Err(Status::already_exists(served.resource.group, served.resource.plural, &named));
+            return Err(Status::already_exists(&served.resource.group, &served.resource.plural, &named));
         }
         return Ok(Object { revision: 0, body: crate::encode::encode(&object) });
     }
@@ -89,7 +89,7 @@ pub(super) async fn store_new(call: &mut Call, object: Value, dry_run: bool) -> 
         call.api.chain.settle(held, None, Some(&object)).await;
     }
     result.map_err(|status| match &*status.reason {
-        "AlreadyExists" => Status::already_exists(served.resource.group, served.resource.plural, &named),
+        "AlreadyExists" => Status::already_exists(&served.resource.group, &served.resource.plural, &named),
         _ => status,
     })
 }

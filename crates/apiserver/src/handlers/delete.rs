@@ -149,10 +149,10 @@ fn warn_of_orphans(call: &mut Call, options: &DeleteOptions) {
 }
 
 fn success(call: &Call, object: &Value) -> Value {
-    let resource = call.served.resource;
+    let resource = &call.served.resource;
     let mut details = json!({"name": meta::name(object), "kind": resource.plural, "uid": meta::text(object, "uid")});
     if !resource.group.is_empty() {
-        details["group"] = resource.group.into();
+        details["group"] = json!(resource.group);
     }
     json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details})
 }
@@ -294,7 +294,7 @@ pub(super) async fn delete_collection(call: &mut Call) -> Result<Response<Body>,
         }
     }
     let list = json!({
-        "kind": call.served.resource.list_kind(), "apiVersion": call.served.api_version,
+        "kind": call.served.resource.list_kind, "apiVersion": call.served.api_version,
         "metadata": {"resourceVersion": store.revision().to_string()}, "items": items,
     });
     Ok(crate::respond::value(call.accept, StatusCode::OK, &list))

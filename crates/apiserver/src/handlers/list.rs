@@ -76,7 +76,7 @@ fn answer(call: &Call, page: &Page) -> Result<Response<Body>, Status> {
     let objects: Vec<Value> = page.entries.iter().map(|entry| call.served.value(&entry.object)).collect();
     let value = match call.accept.shape {
         Shape::Object => json!({
-            "kind": call.served.resource.list_kind(), "apiVersion": call.served.api_version,
+            "kind": call.served.resource.list_kind, "apiVersion": call.served.api_version,
             "metadata": metadata, "items": objects,
         }),
         Shape::Table { beta } => table::of(call, beta, objects, Some(metadata))?,
@@ -90,8 +90,7 @@ fn encoded(call: &Call, page: &Page, metadata: &Value) -> Body {
     let mut pieces = VecDeque::with_capacity(page.entries.len() * 2 + 2);
     let head = format!(
         "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
-        call.served.resource.list_kind(),
-        call.served.api_version
+        call.served.resource.list_kind, call.served.api_version
     );
     pieces.push_back(Bytes::from(head));
     for (index, entry) in page.entries.iter().enumerate() {

@@ -16,13 +16,14 @@ use crate::body::Body;
 use crate::call::Call;
 use http::Response;
 use machinery::Status;
+use std::sync::Arc;
 
 /// Serves a request to a stored resource.
 pub(crate) async fn handle(call: &mut Call) -> Result<Response<Body>, Status> {
-    let resource = call.served.resource;
+    let resource = Arc::clone(&call.served.resource);
     let verb = call.attributes.verb.clone();
     if !resource.allows(&verb) {
-        return Err(Status::method_not_allowed(resource.group, resource.plural, &verb));
+        return Err(Status::method_not_allowed(&resource.group, &resource.plural, &verb));
     }
     match verb.as_str() {
         "get" => read::get(call).await,
@@ -33,7 +34,7 @@ pub(crate) async fn handle(call: &mut Call) -> Result<Response<Body>, Status> {
         "patch" => patch::patch(call, update::Target::main()).await,
         "delete" => delete::delete(call).await,
         "deletecollection" => delete::delete_collection(call).await,
-        _ => Err(Status::method_not_allowed(resource.group, resource.plural, &verb)),
+        _ => Err(Status::method_not_allowed(&resource.group, &resource.plural, &verb)),
     }
 }
 
@@ -43,6 +44,6 @@ pub(crate) async fn handle_part(call: &mut Call, target: Target) -> Result<Respo
         "get" => read::get(call).await,
         "update" => update::put_part(call, target).await,
         "patch" => patch::patch(call, target).await,
-        verb => Err(Status::method_not_allowed(call.served.resource.group, call.served.resource.plural, verb)),
+        verb => Err(Status::method_not_allowed(&call.served.resource.group, &call.served.resource.plural, verb)),
     }
 }

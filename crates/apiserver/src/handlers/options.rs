@@ -171,11 +171,11 @@ pub(super) fn selection(call: &Call) -> Result<Selection, Status> {
 
 /// 400 for fields that objects of this kind cannot be selected by.
 fn known_fields(call: &Call, selector: &FieldSelector) -> Result<(), Status> {
-    let resource = call.served.resource;
+    let own = call.served.typing.selectable(&call.served.resource);
+    let known = |field: &str| matches!(field, "metadata.name" | "metadata.namespace") || own.contains(&field);
     let mut fields = selector.terms().iter().map(|term| term.field.as_str());
-    if let Some(field) = fields.find(|field| !api::fields::is_selectable(resource.group, resource.kind, field)) {
-        let others = api::fields::selectable(resource.group, resource.kind, &Value::Null).len() > 2;
-        return Err(Status::bad_request(if others {
+    if let Some(field) = fields.find(|field| !known(field)) {
+        return Err(Status::bad_request(if !own.is_empty() {
             format!("field label not supported: {field}")
         } else {
             format!("{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")

@@ -11,6 +11,9 @@ use serde_json::Value;
 
 const ACCEPTED: &str = "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml, application/apply-patch+cbor";
 
+/// Kinds without strategies for merging have no strategic merge.
+const ACCEPTED_CUSTOM: &str = "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml, application/apply-patch+cbor";
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Json,
@@ -56,7 +59,10 @@ fn apply(call: &Call, kind: Kind, mut current: Value, change: &Value) -> Result<
             ));
         }
         Kind::Merge => patch::merge_patch(&mut current, change)?,
-        Kind::Strategic => strategic::apply(&mut current, change, call.served.schema)?,
+        Kind::Strategic => match call.served.typing.builtin() {
+            Some(schema) => strategic::apply(&mut current, change, schema)?,
+            None => return Err(Status::unsupported_media_type(ACCEPTED_CUSTOM)),
+        },
     }
     let named = match kind {
         Kind::Json => meta::text(&current, "resourceVersion") != before,
@@ -71,8 +77,8 @@ fn apply(call: &Call, kind: Kind, mut current: Value, change: &Value) -> Result<
 impl Call {
     /// A patched object, checked and in the stored form.
     fn served_patch(&mut self, mut object: Value, duplicates: &[String]) -> Result<Value, Status> {
-        let (api_version, kind) = (self.served.api_version.clone(), self.served.resource.kind);
-        self.identify(&mut object, &api_version, kind)?;
+        let (api_version, kind) = (self.served.api_version.clone(), self.served.resource.kind.clone());
+        self.identify(&mut object, &api_version, &kind)?;
         let object = self.complete(object, duplicates.to_vec())?;
         Ok(self.served.stored_form(object))
     }

@@ -109,9 +109,9 @@ fn check_identity(call: &Call, object: &Value, entry: &Entry) -> Result<(), Stat
     }
     let uid = meta::text(object, "uid");
     if !uid.is_empty() && uid != &*entry.uid {
-        let resource = call.served.resource;
+        let resource = &call.served.resource;
         let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", entry.uid);
-        return Err(Status::conflict(resource.group, resource.plural, call.name(), why));
+        return Err(Status::conflict(&resource.group, &resource.plural, call.name(), why));
     }
     Ok(())
 }
@@ -124,7 +124,7 @@ fn judge(call: &Call, target: Target, object: &Value, old: &Value) -> Result<(),
         let own = call.served.strategy.validate_update(target.part, object, old);
         errors.extend(own);
         if matches!(target.part, Part::Main) {
-            let more = api::validate::update(&info.group, &info.version, &info.kind, object, old);
+            let more = call.served.typing.validate_update((&info.group, &info.version, &info.kind), object, old);
             for error in more {
                 if !errors.iter().any(|known| known.path == error.path && known.kind == error.kind) {
                     errors.push(error);

@@ -96,7 +96,7 @@ impl Shown {
             Shape::Metadata { beta } => table::partial(&object, beta),
             Shape::Table { beta } => {
                 let headers = std::mem::take(&mut self.headers);
-                table::event(self.served.resource, self.include, beta, object, headers)
+                table::event(&self.served, self.include, beta, object, headers)
             }
         };
         self.framed(kind, &value)

@@ -10,7 +10,6 @@ use http::{Response, StatusCode};
 use machinery::Status;
 use machinery::field::{FieldError, Path};
 use serde_json::{Value, json};
-use std::sync::Arc;
 
 /// Serves a POST of a Binding, to `pods/NAME/binding` or to `bindings`.
 pub(super) async fn bind(call: &mut Call) -> Result<Response<Body>, Status> {
@@ -26,7 +25,7 @@ pub(super) async fn bind(call: &mut Call) -> Result<Response<Body>, Status> {
     let node = target(&binding)?;
     let dry_run = call.dry_run()?;
     call.validate(Operation::Create, Some(&mut binding), None, dry_run).await?;
-    let pods = Arc::clone(call.api.storage.kind("", "pods")?);
+    let pods = call.api.storage.kind("", "pods")?;
     if dry_run {
         assign(&mut pods.find(call.namespace(), &name)?.value(), &binding, &node, &name)?;
     } else {

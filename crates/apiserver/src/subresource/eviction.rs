@@ -10,7 +10,6 @@ use http::{Response, StatusCode};
 use machinery::Status;
 use machinery::selector::LabelSelector;
 use serde_json::{Value, json};
-use std::sync::Arc;
 
 /// A budget's controller should not be further behind than this many evictions.
 const DISRUPTED_PODS_MAX: usize = 2000;
@@ -45,7 +44,7 @@ fn ignores_budgets(pod: &Value) -> bool {
 
 /// Takes one disruption from the budget that covers the pod; 429 when it has none left.
 async fn take_from_budget(call: &Call, entry: &Entry, pod: &Value, dry_run: bool) -> Result<(), Status> {
-    let budgets = Arc::clone(call.api.storage.kind("policy", "poddisruptionbudgets")?);
+    let budgets = call.api.storage.kind("policy", "poddisruptionbudgets")?;
     let covering: Vec<_> =
         budgets.list(Some(entry.namespace())).into_iter().filter(|budget| covers(&budget.value(), pod)).collect();
     let budget = match covering.as_slice() {

@@ -10,15 +10,16 @@ use crate::handlers::{self, Target};
 use crate::strategy::Part;
 use http::Response;
 use machinery::Status;
+use std::sync::Arc;
 
 /// Serves a request to a subresource.
 pub(crate) async fn handle(call: &mut Call) -> Result<Response<Body>, Status> {
-    let resource = call.served.resource;
+    let resource = Arc::clone(&call.served.resource);
     let name = call.attributes.subresource.clone();
     let Some(subresource) = resource.subresource(&name) else { return Err(Status::no_such_path()) };
     if !subresource.verbs.contains(&&*call.attributes.verb) {
         let resource_name = format!("{}/{name}", resource.plural);
-        return Err(Status::method_not_allowed(resource.group, &resource_name, &call.attributes.verb));
+        return Err(Status::method_not_allowed(&resource.group, &resource_name, &call.attributes.verb));
     }
     let part = match &*name {
         "scale" => return scale::handle(call).await,
