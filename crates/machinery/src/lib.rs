@@ -8,6 +8,7 @@
 //! Invariants: no input or output, no clock but [`time`], no kind by name outside the generated schema table. Everything
 //! that parses what a client sent is total: it returns an error, it never panics, and its depth is bounded.
 
+pub mod apply;
 pub mod field;
 pub mod name;
 pub mod patch;

@@ -146,8 +146,8 @@ fn facts(field: FieldRef<'_>) -> Map<String, Value> {
     if !keys.is_empty() {
         set("x-kubernetes-list-map-keys", keys.into());
     }
-    if field.is_atomic_map() {
-        set("x-kubernetes-map-type", "atomic".into());
+    if let Some(atomic) = field.map_type() {
+        set("x-kubernetes-map-type", if atomic { "atomic" } else { "granular" }.into());
     }
     if !field.patch_strategy().is_empty() {
         set("x-kubernetes-patch-strategy", field.patch_strategy().into());

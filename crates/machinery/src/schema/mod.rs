@@ -352,8 +352,8 @@ impl<'s> FieldRef<'s> {
         words(self.data.keys)
     }
 
-    /// Whether apply treats the map or struct as one value.
-    pub fn is_atomic_map(self) -> bool {
+    /// Whether apply treats the map or struct as one value, where the field says so or otherwise.
+    pub fn map_type(self) -> Option<bool> {
         self.data.atomic
     }
 
@@ -367,6 +367,14 @@ impl<'s> FieldRef<'s> {
         self.data.merge_key
     }
 }
+
+impl PartialEq for FieldRef<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self.data, other.data)
+    }
+}
+
+impl Eq for FieldRef<'_> {}
 
 impl fmt::Debug for FieldRef<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
