@@ -76,6 +76,11 @@ impl Quantity {
         self.ceil(NANO / 1000)
     }
 
+    /// The next whole number, written alike.
+    pub fn rounded_up(self) -> Quantity {
+        Quantity { nano: self.nano + (-self.nano).rem_euclid(NANO), format: self.format }
+    }
+
     /// Bytes (or any count) as unsigned; negative values are 0.
     pub fn bytes(&self) -> u64 {
         u64::try_from(self.value()).unwrap_or(0)

@@ -250,57 +250,6 @@ pub(super) fn priority_class_update(new: &Value, old: &Value, errors: &mut Error
     errors.immutable_fields(new, old, &["preemptionPolicy"]);
 }
 
-pub(super) fn resource_quota(object: &Value, errors: &mut Errors) {
-    let at = At::root("spec.hard");
-    for (name, amount) in object.entries("spec.hard") {
-        let here = at.key(name);
-        resources::resource_name(name, &here, errors);
-        if !name.contains('/') && !is_quota_resource(name) {
-            errors.invalid(&here, name.as_str(), "must be a standard resource for quota");
-        }
-        resources::non_negative(amount, &here, errors);
-        if is_counted(name) {
-            resources::whole(amount, &here, errors);
-        }
-    }
-    const SCOPES: [&str; 7] = [
-        "Terminating",
-        "NotTerminating",
-        "BestEffort",
-        "NotBestEffort",
-        "PriorityClass",
-        "CrossNamespacePodAffinity",
-        "VolumeAttributesClass",
-    ];
-    if object.items("spec.scopes").iter().any(|s| !SCOPES.contains(&s.as_str().unwrap_or_default())) {
-        errors.invalid(&At::root("spec.scopes"), object.at("spec.scopes").clone(), "unsupported scope");
-    }
-}
-
-const COUNTED: [&str; 9] = [
-    "pods",
-    "resourcequotas",
-    "services",
-    "replicationcontrollers",
-    "secrets",
-    "configmaps",
-    "persistentvolumeclaims",
-    "services.nodeports",
-    "services.loadbalancers",
-];
-
-fn is_counted(name: &str) -> bool {
-    COUNTED.contains(&name) || name.starts_with("count/")
-}
-
-fn is_quota_resource(name: &str) -> bool {
-    let plain = name.strip_prefix("requests.").or_else(|| name.strip_prefix("limits.")).unwrap_or(name);
-    is_counted(name)
-        || ["cpu", "memory", "ephemeral-storage", "storage"].contains(&plain)
-        || plain.starts_with("hugepages-")
-        || name.contains(".storageclass.storage.k8s.io/")
-}
-
 pub(super) fn limit_range(object: &Value, errors: &mut Errors) {
     let at = At::root("spec.limits");
     let mut kinds: Vec<&str> = Vec::new();

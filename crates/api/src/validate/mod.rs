@@ -10,6 +10,7 @@ mod generic;
 mod meta;
 mod pod;
 mod probes;
+mod quota;
 mod rbac;
 mod resources;
 mod scheduling;
@@ -38,7 +39,7 @@ pub fn create(group: &str, version: &str, kind: &str, object: &Value) -> Vec<Fie
         ("", "Secret") => config::secret(object, &mut errors),
         ("", "Node") => config::node(object, &mut errors),
         ("", "PersistentVolumeClaim") => config::persistent_volume_claim(object, &mut errors),
-        ("", "ResourceQuota") => config::resource_quota(object, &mut errors),
+        ("", "ResourceQuota") => quota::create(object, &mut errors),
         ("", "LimitRange") => config::limit_range(object, &mut errors),
         ("", "Namespace" | "ServiceAccount" | "Event") | ("events.k8s.io", "Event") => {}
         ("coordination.k8s.io", "Lease") => config::lease(object, &mut errors),
@@ -70,7 +71,7 @@ pub fn update(group: &str, version: &str, kind: &str, new: &Value, old: &Value) 
         ("", "Secret") => config::secret_update(new, old, &mut errors),
         ("", "Node") => config::node_update(new, old, &mut errors),
         ("", "PersistentVolumeClaim") => config::persistent_volume_claim_update(new, old, &mut errors),
-        ("", "ResourceQuota") => config::resource_quota(new, &mut errors),
+        ("", "ResourceQuota") => quota::update(new, old, &mut errors),
         ("", "LimitRange") => config::limit_range(new, &mut errors),
         ("", "Namespace" | "ServiceAccount" | "Event") | ("events.k8s.io", "Event") => {}
         ("coordination.k8s.io", "Lease") => config::lease(new, &mut errors),

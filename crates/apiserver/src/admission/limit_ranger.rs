@@ -1,6 +1,6 @@
 //! LimitRange: what containers get that ask for nothing, and how much they may ask for.
 
-use super::is;
+use super::{amount, amounts, is};
 use crate::context::{AdmissionPlugin, AdmissionRequest, Operation};
 use crate::meta;
 use crate::storage::KindStore;
@@ -61,19 +61,6 @@ impl AdmissionPlugin for LimitRanger {
             many => format!("[{}]", many.join(", ")),
         };
         Err(Status::forbidden("", &request.attributes.resource, meta::name(object), why))
-    }
-}
-
-fn amounts(value: Option<&Value>) -> Amounts {
-    let entries = value.and_then(Value::as_object).into_iter().flatten();
-    entries.filter_map(|(name, amount)| Some((name.clone(), parse(amount)?))).collect()
-}
-
-fn parse(amount: &Value) -> Option<Quantity> {
-    match amount {
-        Value::String(text) => Quantity::parse(text).ok(),
-        Value::Number(number) => Quantity::parse(&number.to_string()).ok(),
-        _ => None,
     }
 }
 
@@ -220,10 +207,10 @@ fn check_claim(claim: &Value, limit: &Value) -> Vec<String> {
     let requests = amounts(meta::at(claim, &["spec", "resources", "requests"]));
     let Some(request) = requests.get("storage") else { return Vec::new() };
     let mut problems = Vec::new();
-    if let Some(least) = limit.pointer("/min/storage").and_then(parse).filter(|least| request < least) {
+    if let Some(least) = limit.pointer("/min/storage").and_then(amount).filter(|least| request < least) {
         problems.push(format!("minimum storage usage per PersistentVolumeClaim is {least}, but request is {request}"));
     }
-    if let Some(most) = limit.pointer("/max/storage").and_then(parse).filter(|most| request > most) {
+    if let Some(most) = limit.pointer("/max/storage").and_then(amount).filter(|most| request > most) {
         problems.push(format!("maximum storage usage per PersistentVolumeClaim is {most}, but request is {request}"));
     }
     problems

@@ -7,6 +7,7 @@ mod namespace_lifecycle;
 mod node_restriction;
 mod pod_security;
 mod priority;
+mod quota;
 mod runtime_class;
 mod service_account;
 mod taint_nodes;
@@ -14,9 +15,12 @@ mod taint_nodes;
 use crate::context::{AdmissionPlugin, AdmissionRequest, Operation};
 use crate::storage::Storage;
 use machinery::Status;
+use machinery::quantity::Quantity;
+use serde_json::Value;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// The plug-ins in their order. `authz::RoleGuard` comes on top.
+/// The plug-ins in their order. `authz::RoleGuard` comes on top, and [`resource_quota`] last.
 pub fn plugins(storage: &Arc<Storage>) -> Result<Vec<Arc<dyn AdmissionPlugin>>, Status> {
     let core = |resource: &str| storage.kind("", resource);
     Ok(vec![
@@ -33,6 +37,26 @@ pub fn plugins(storage: &Arc<Storage>) -> Result<Vec<Arc<dyn AdmissionPlugin>>, 
         }),
         Arc::new(runtime_class::RuntimeClass { classes: storage.kind("node.k8s.io", "runtimeclasses")? }),
     ])
+}
+
+/// The plug-in that comes last: what it has charged is refused by nobody any more.
+pub fn resource_quota(storage: &Arc<Storage>) -> Result<Arc<dyn AdmissionPlugin>, Status> {
+    Ok(Arc::new(quota::ResourceQuota::new(storage.kind("", "resourcequotas")?.clone())))
+}
+
+/// A map of quantities, as resource lists are; what is no quantity is left out.
+fn amounts(value: Option<&Value>) -> BTreeMap<String, Quantity> {
+    let entries = value.and_then(Value::as_object).into_iter().flatten();
+    entries.filter_map(|(name, value)| Some((name.clone(), amount(value)?))).collect()
+}
+
+/// One quantity, written as text or as a number.
+fn amount(value: &Value) -> Option<Quantity> {
+    match value {
+        Value::String(text) => Quantity::parse(text).ok(),
+        Value::Number(number) => Quantity::parse(&number.to_string()).ok(),
+        _ => None,
+    }
 }
 
 /// Whether this is the creation of a pod (not of one of its subresources).

@@ -10,6 +10,7 @@ mod service;
 mod workload;
 
 pub(crate) use facts::Facts;
+pub(crate) use qos::class as qos_class;
 
 use crate::meta;
 use machinery::field::{FieldError, Path};

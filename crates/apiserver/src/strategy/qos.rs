@@ -6,7 +6,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// `Guaranteed`, `Burstable` or `BestEffort`.
-pub(super) fn class(pod: &Value) -> &'static str {
+pub(crate) fn class(pod: &Value) -> &'static str {
     if let Some(resources) = meta::at(pod, &["spec", "resources"]).filter(|resources| names_any(resources)) {
         return class_of(std::iter::once(resources));
     }

@@ -2,6 +2,7 @@
 #![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used, reason = "each test uses its part")]
 
 use apiserver::context::{Attributes, Authenticator, Authorizer, Decision, Peer, UserInfo};
+use apiserver::storage::Storage;
 use apiserver::transport::InProcess;
 use apiserver::{ApiServer, Chain, Config, open_storage};
 use bytes::Bytes;
@@ -70,6 +71,11 @@ pub async fn start_with(change: impl FnOnce(&mut Chain)) -> Server {
 }
 
 pub async fn start_configured(config: Config, change: impl FnOnce(&mut Chain)) -> Server {
+    start_on(config, |_, chain| change(chain)).await
+}
+
+/// With links that need the storage.
+pub async fn start_on(config: Config, change: impl FnOnce(&Arc<Storage>, &mut Chain)) -> Server {
     let folder = tempfile::tempdir().unwrap();
     let store = embedded::Embedded::open(embedded::Config::new(folder.path())).unwrap();
     let stop = CancellationToken::new();
@@ -81,7 +87,7 @@ pub async fn start_configured(config: Config, change: impl FnOnce(&mut Chain)) -
         endpoints: Default::default(),
         allocators: Vec::new(),
     };
-    change(&mut chain);
+    change(&storage, &mut chain);
     let api = ApiServer::new(config, storage, chain, stop.clone());
     let client = api.service(UserInfo { name: "tester".to_owned(), ..UserInfo::default() });
     Server { api, client, stop, _folder: folder }

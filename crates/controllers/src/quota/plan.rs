@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    PersistentVolumeClaim, Pod, PodSpec, ResourceQuota, ResourceQuotaSpec, ResourceQuotaStatus,
+    PersistentVolumeClaim, Pod, PodSpec, ResourceQuota, ResourceQuotaSpec, ResourceQuotaStatus, ResourceRequirements,
     ScopedResourceSelectorRequirement, Service,
 };
+use k8s_openapi::api::resource::v1::ResourceClaim;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Written;
 use machinery::quantity::Quantity;
 
@@ -18,6 +19,7 @@ pub(super) struct Observed {
     pub(super) pods: Vec<Arc<Pod>>,
     pub(super) services: Vec<Arc<Service>>,
     pub(super) claims: Vec<Arc<PersistentVolumeClaim>>,
+    pub(super) resource_claims: Vec<Arc<ResourceClaim>>,
     /// Kinds of which only the number matters, by what they are limited under.
     pub(super) counts: BTreeMap<String, usize>,
 }
@@ -28,6 +30,7 @@ pub(super) enum Source {
     Pods,
     Services,
     Claims,
+    ResourceClaims,
     /// The number of objects of a resource, as `secrets` or `deployments.apps`.
     Count(String),
 }
@@ -42,6 +45,8 @@ pub(super) fn source(name: &str) -> Source {
         "services" | "services.nodeports" | "services.loadbalancers" => Source::Services,
         "persistentvolumeclaims" | "requests.storage" => Source::Claims,
         other if other.contains(".storageclass.storage.k8s.io/") => Source::Claims,
+        "resourceclaims.resource.k8s.io" => Source::ResourceClaims,
+        other if other.ends_with(usage::DEVICES) => Source::ResourceClaims,
         "pods" => Source::Pods,
         other if plain.is_some() || usage::is_plain(other) || other.starts_with("hugepages-") => Source::Pods,
         other => Source::Count(other.to_owned()),
@@ -67,11 +72,15 @@ pub(super) fn plan(quota: &ResourceQuota, observed: &Observed, now: Timestamp) -
     for pod in observed.pods.iter().filter(|pod| is_meant(spec, pod)) {
         usage::add(&mut sum, usage::pod(pod, now));
     }
+    for claim in observed.claims.iter().filter(|claim| is_about_claim(spec, claim)) {
+        usage::add(&mut sum, usage::claim(claim));
+    }
     if !scoped {
         observed.services.iter().for_each(|service| usage::add(&mut sum, usage::service(service)));
-        observed.claims.iter().for_each(|claim| usage::add(&mut sum, usage::claim(claim)));
+        observed.resource_claims.iter().for_each(|claim| usage::add(&mut sum, usage::resource_claim(claim)));
     }
     let taken = |name: &String| match source(name) {
+        Source::Count(_) if scoped => Some(Quantity::ZERO),
         Source::Count(resource) => {
             let count = *observed.counts.get(&resource)?;
             Some(Quantity::new(i64::try_from(count).unwrap_or(i64::MAX)))
@@ -81,6 +90,13 @@ pub(super) fn plan(quota: &ResourceQuota, observed: &Observed, now: Timestamp) -
     let used = hard.keys().filter_map(|name| Some((name.clone(), Written(taken(name)?.to_string()))));
     let used: BTreeMap<String, Written> = used.collect();
     ResourceQuotaStatus { used: Some(used), hard: Some(hard) }
+}
+
+/// Whether a quota's limits are not those of its status yet: nothing is charged to it.
+pub(super) fn is_unknown(quota: &ResourceQuota) -> bool {
+    let hard = quota.spec.as_ref().and_then(|spec| spec.hard.as_ref());
+    let status = quota.status.as_ref();
+    status.and_then(|status| status.hard.as_ref()) != hard || status.is_none_or(|status| status.used.is_none())
 }
 
 /// Whether two statuses say the same.
@@ -123,16 +139,43 @@ fn is_selected(pod: &PodSpec, wanted: &ScopedResourceSelectorRequirement) -> boo
     }
 }
 
-/// No container asks for, or is limited in, CPU or memory.
+/// Whether a quota is about a claim: the only scope of claims is the class of a volume's attributes.
+fn is_about_claim(spec: &ResourceQuotaSpec, claim: &PersistentVolumeClaim) -> bool {
+    let status = claim.status.as_ref();
+    let names = [
+        claim.spec.as_ref().and_then(|spec| spec.volume_attributes_class_name.as_ref()),
+        status.and_then(|status| status.current_volume_attributes_class_name.as_ref()),
+        status.and_then(|status| status.modify_volume_status.as_ref()?.target_volume_attributes_class_name.as_ref()),
+    ];
+    let names: Vec<&String> = names.into_iter().flatten().filter(|name| !name.is_empty()).collect();
+    let selects = |wanted: &ScopedResourceSelectorRequirement, name: Option<&String>| {
+        let listed = || name.is_some_and(|name| wanted.values.iter().flatten().any(|value| value == name));
+        match wanted.operator.as_str() {
+            "In" => listed(),
+            "NotIn" => !listed(),
+            "DoesNotExist" => name.is_none(),
+            _ => name.is_some(),
+        }
+    };
+    let in_scope = |scope: &String| scope == "VolumeAttributesClass" && !names.is_empty();
+    let selected = spec.scope_selector.iter().flat_map(|selector| selector.match_expressions.iter().flatten());
+    spec.scopes.iter().flatten().all(in_scope)
+        && selected.into_iter().all(|wanted| {
+            let any = || names.iter().any(|name| selects(wanted, Some(name)));
+            wanted.scope_name == "VolumeAttributesClass" && if names.is_empty() { selects(wanted, None) } else { any() }
+        })
+}
+
+/// No container asks for, or is limited in, CPU or memory; or, when that is set for the whole pod, the pod does not.
 fn is_best_effort(pod: &PodSpec) -> bool {
-    let containers = pod.containers.iter().chain(pod.init_containers.iter().flatten());
-    let mut resources = containers.filter_map(|container| container.resources.as_ref());
-    !resources.any(|resources| {
+    let takes_any = |resources: &ResourceRequirements| {
         let mut amounts = resources.requests.iter().flatten().chain(resources.limits.iter().flatten());
         amounts.any(|(name, written)| {
             matches!(name.as_str(), "cpu" | "memory") && Quantity::parse(&written.0).is_ok_and(|q| !q.is_zero())
         })
-    })
+    };
+    let containers = pod.containers.iter().chain(pod.init_containers.iter().flatten());
+    !containers.filter_map(|container| container.resources.as_ref()).chain(&pod.resources).any(takes_any)
 }
 
 fn crosses_namespaces(pod: &PodSpec) -> bool {
@@ -162,7 +205,8 @@ mod tests {
         Observed {
             pods: pods.into_iter().map(object).map(Arc::new).collect(),
             services: vec![Arc::new(object(json!({"spec": {"type": "NodePort", "ports": [{"port": 1}]}})))],
-            claims: Vec::new(),
+            claims: vec![Arc::new(object(json!({"spec": {"volumeAttributesClassName": "fast"}})))],
+            resource_claims: Vec::new(),
             counts: BTreeMap::from([("secrets".to_owned(), 3), ("deployments.apps".to_owned(), 1)]),
         }
     }
@@ -184,6 +228,16 @@ mod tests {
                 json!({"count/deployments.apps": "1"}),
             ),
             (json!({"scopes": ["BestEffort"]}), json!({"pods": "1"}), json!({"pods": "1"})),
+            (
+                json!({"scopes": ["VolumeAttributesClass"]}),
+                json!({"persistentvolumeclaims": "2"}),
+                json!({"persistentvolumeclaims": "1"}),
+            ),
+            (
+                json!({"scopes": ["Terminating"]}),
+                json!({"persistentvolumeclaims": "2", "count/secrets": "1"}),
+                json!({"persistentvolumeclaims": "0", "count/secrets": "0"}),
+            ),
             (json!({"scopes": ["NotBestEffort"]}), json!({"pods": "1"}), json!({"pods": "2"})),
             (json!({"scopes": ["Terminating"]}), json!({"requests.cpu": "1"}), json!({"requests.cpu": "250m"})),
             (json!({"scopes": ["NotTerminating", "NotBestEffort"]}), json!({"cpu": "1"}), json!({"cpu": "1"})),

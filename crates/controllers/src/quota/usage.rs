@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, PersistentVolumeClaim, Pod, PodSpec, Service};
+use k8s_openapi::api::core::v1::{Container, PersistentVolumeClaim, Pod, PodSpec, ResourceRequirements, Service};
+use k8s_openapi::api::resource::v1::ResourceClaim;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Written;
 use machinery::quantity::Quantity;
 
@@ -15,6 +16,10 @@ type Resources = Option<BTreeMap<String, Written>>;
 
 /// Suffix of a claim's amounts in one storage class.
 const CLASS: &str = ".storageclass.storage.k8s.io/";
+/// Suffix of a resource claim's devices of one class.
+pub(super) const DEVICES: &str = ".deviceclass.resource.k8s.io/devices";
+/// Devices counted for a request of all there are: the most one allocation can hold.
+const DEVICES_ALL: i64 = 32;
 
 /// Adds `more` to `sum`.
 pub(super) fn add(sum: &mut Amounts, more: Amounts) {
@@ -40,13 +45,14 @@ fn read(resources: &Resources) -> Amounts {
 }
 
 /// What the containers of a pod ask for together: the sum of those that run side by side, or what an init container needs
-/// beside the sidecars started before it, whichever is more.
-fn total(spec: &PodSpec, of: impl Fn(&Container) -> Amounts) -> Amounts {
+/// beside the sidecars started before it, whichever is more; amounts set for the whole pod come instead.
+fn total(spec: &PodSpec, of: impl Fn(&ResourceRequirements) -> Amounts) -> Amounts {
+    let own = |container: &Container| container.resources.as_ref().map(&of).unwrap_or_default();
     let mut running = Amounts::new();
-    spec.containers.iter().for_each(|container| add(&mut running, of(container)));
+    spec.containers.iter().for_each(|container| add(&mut running, own(container)));
     let (mut sidecars, mut starting) = (Amounts::new(), Amounts::new());
     for container in spec.init_containers.iter().flatten() {
-        let mut now = of(container);
+        let mut now = own(container);
         if container.restart_policy.as_deref() == Some("Always") {
             add(&mut sidecars, now);
             now = sidecars.clone();
@@ -57,8 +63,14 @@ fn total(spec: &PodSpec, of: impl Fn(&Container) -> Amounts) -> Amounts {
     }
     add(&mut running, sidecars);
     widen(&mut running, &starting);
-    add(&mut running, read(&spec.overhead));
+    let whole = spec.resources.as_ref().map(&of).unwrap_or_default();
+    running.extend(whole.into_iter().filter(|(name, _)| is_pod_level(name)));
     running
+}
+
+/// Resources that can be set for a pod as a whole.
+fn is_pod_level(name: &str) -> bool {
+    matches!(name, "cpu" | "memory") || name.starts_with("hugepages-")
 }
 
 /// Whether a pod takes nothing any more: it has ended, or should have by now.
@@ -74,8 +86,13 @@ pub(super) fn pod(pod: &Pod, now: Timestamp) -> Amounts {
     let mut sum = Amounts::from([("count/pods".to_owned(), Quantity::new(1))]);
     let Some(spec) = pod.spec.as_ref().filter(|_| !is_over(pod, now)) else { return sum };
     sum.insert("pods".to_owned(), Quantity::new(1));
-    let requests = total(spec, |container| container.resources.as_ref().map(|r| read(&r.requests)).unwrap_or_default());
-    let limits = total(spec, |container| container.resources.as_ref().map(|r| read(&r.limits)).unwrap_or_default());
+    let mut requests = total(spec, |resources| read(&resources.requests));
+    let mut limits = total(spec, |resources| read(&resources.limits));
+    // Running the pod costs something too; of what has no limit it takes none away.
+    add(&mut requests, read(&spec.overhead));
+    let mut overhead = read(&spec.overhead);
+    overhead.retain(|name, _| limits.get(name).is_some_and(|limit| !limit.is_zero()));
+    add(&mut limits, overhead);
     for (name, amount) in requests {
         if is_plain(&name) || name.starts_with("hugepages-") {
             sum.insert(name.clone(), amount);
@@ -118,16 +135,47 @@ pub(super) fn claim(claim: &PersistentVolumeClaim) -> Amounts {
     let mut sum =
         Amounts::from([("count/persistentvolumeclaims".to_owned(), one), ("persistentvolumeclaims".to_owned(), one)]);
     let Some(spec) = &claim.spec else { return sum };
-    let requests = spec.resources.as_ref().map(|r| read(&r.requests)).unwrap_or_default();
-    let class = spec.storage_class_name.as_deref().filter(|class| !class.is_empty());
+    let annotations = claim.metadata.annotations.as_ref();
+    let class = annotations.and_then(|all| all.get("volume.beta.kubernetes.io/storage-class"));
+    let class = class.or(spec.storage_class_name.as_ref()).filter(|class| !class.is_empty());
     if let Some(class) = class {
         sum.insert(format!("{class}{CLASS}persistentvolumeclaims"), one);
     }
+    let requests = spec.resources.as_ref().map(|r| read(&r.requests)).unwrap_or_default();
+    // An expansion that was taken back still holds what it got.
+    let allocated = claim.status.as_ref().map(|status| read(&status.allocated_resources)).unwrap_or_default();
     if let Some(storage) = requests.get("storage") {
-        sum.insert("requests.storage".to_owned(), *storage);
+        let storage = allocated.get("storage").map_or(*storage, |allocated| *allocated.max(storage)).rounded_up();
+        sum.insert("requests.storage".to_owned(), storage);
         if let Some(class) = class {
-            sum.insert(format!("{class}{CLASS}requests.storage"), *storage);
+            sum.insert(format!("{class}{CLASS}requests.storage"), storage);
         }
+    }
+    sum
+}
+
+/// What a ResourceClaim takes: devices by class; of alternatives, the most each class may have to give.
+pub(super) fn resource_claim(claim: &ResourceClaim) -> Amounts {
+    let mut sum = Amounts::from([("count/resourceclaims.resource.k8s.io".to_owned(), Quantity::new(1))]);
+    let wanted = |class: &str, mode: Option<&str>, count: Option<i64>| {
+        let count = match mode {
+            Some("ExactCount") => count.unwrap_or(0),
+            Some("All") => DEVICES_ALL,
+            _ => 0,
+        };
+        Amounts::from([(format!("{class}{DEVICES}"), Quantity::new(count))])
+    };
+    for request in
+        claim.spec.iter().filter_map(|spec| spec.devices.as_ref()).flat_map(|devices| devices.requests.iter().flatten())
+    {
+        if let Some(it) = &request.exactly {
+            add(&mut sum, wanted(&it.device_class_name, it.allocation_mode.as_deref(), it.count));
+        }
+        let mut most = Amounts::new();
+        for it in request.first_available.iter().flatten() {
+            widen(&mut most, &wanted(&it.device_class_name, it.allocation_mode.as_deref(), it.count));
+        }
+        add(&mut sum, most);
     }
     sum
 }
