@@ -4,6 +4,7 @@ use crate::body::Body;
 use crate::context::{AdmissionRequest, Attributes, Operation};
 use crate::decode::decode_as;
 use crate::meta;
+use crate::ownership::MANAGER_BYTES_MAX;
 use crate::negotiate::{Accept, Format, Shape};
 use crate::request::Query;
 use crate::respond;
@@ -15,7 +16,7 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use machinery::Status;
 use machinery::field::{FieldError, Path};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// What handlers work with.
@@ -27,6 +28,8 @@ pub(crate) struct Call {
     pub(crate) accept: Accept,
     /// Media type of the body.
     pub(crate) content_type: String,
+    /// What the client calls itself.
+    pub(crate) user_agent: String,
     pub(crate) body: Bytes,
     /// `Warning` headers to send.
     pub(crate) warnings: Vec<String>,
@@ -55,11 +58,29 @@ impl Call {
         let asked = values.peek().is_some();
         match values.find(|value| *value != "All") {
             None => Ok(asked),
-            Some(other) => Err(self.bad_option(FieldError::not_supported(&Path::new("dryRun"), other, &["All"]))),
+            Some(_) => {
+                let all: Vec<&str> = self.query.all("dryRun").collect();
+                Err(self.bad_option(FieldError::not_supported(&Path::new("dryRun"), all, &["All"])))
+            }
         }
     }
 
-    fn bad_option(&self, error: FieldError) -> Status {
+    /// 422 unless the options of a write are as they must be; whether it is a dry run.
+    pub(crate) fn write_options(&self) -> Result<bool, Status> {
+        let path = Path::new("fieldManager");
+        let name = self.query.get("fieldManager").unwrap_or_default();
+        if name.len() > MANAGER_BYTES_MAX {
+            return Err(self.bad_option(FieldError::too_long(&path, MANAGER_BYTES_MAX)));
+        }
+        if let Some((at, letter)) = name.char_indices().find(|(_, letter)| letter.is_control()) {
+            let why = format!("invalid character U+{:04X} (at position {at})", u32::from(letter));
+            return Err(self.bad_option(FieldError::invalid(&path, name, why)));
+        }
+        self.field_validation()?;
+        self.dry_run()
+    }
+
+    pub(crate) fn bad_option(&self, error: FieldError) -> Status {
         let kind = match self.attributes.verb.as_str() {
             "create" => "CreateOptions",
             "patch" => "PatchOptions",
@@ -76,7 +97,7 @@ impl Call {
             Some("Strict") => Ok(FieldValidation::Strict),
             Some(other) => {
                 let path = Path::new("fieldValidation");
-                Err(self.bad_option(FieldError::not_supported(&path, other, &["Ignore", "Strict", "Warn"])))
+                Err(self.bad_option(FieldError::not_supported(&path, other, &["", "Ignore", "Strict", "Warn"])))
             }
         }
     }
@@ -94,14 +115,38 @@ impl Call {
     /// Checks, prunes and defaults an object of the served kind; complaints about fields go where the client wants them.
     pub(crate) fn complete(&mut self, mut object: Value, duplicates: Vec<String>) -> Result<Value, Status> {
         let served = Arc::clone(&self.served);
+        // An empty list of managed fields is told apart from none.
+        let forgets = meta::at(&object, &["metadata", "managedFields"]).is_some_and(|list| *list == json!([]));
         let mut complaints = served.typing.check(&mut object)?;
+        if forgets {
+            meta::metadata(&mut object).insert("managedFields".to_owned(), json!([]));
+        }
         complaints.extend(duplicates);
         self.complain(complaints)?;
         object["apiVersion"] = served.api_version.clone().into();
         object["kind"] = (&*served.resource.kind).into();
         served.typing.default(&served.resource, &mut object);
-        meta::metadata(&mut object).remove("managedFields");
         Ok(object)
+    }
+
+    /// What stands twice in an applied object, in the words of upstream's YAML parser but for its line numbers.
+    pub(crate) fn strictly(&mut self, duplicates: &[String]) -> Result<(), Status> {
+        if duplicates.is_empty() {
+            return Ok(());
+        }
+        let key = |path: &str| path.rsplit(['.', '"']).find(|step| !step.is_empty()).unwrap_or_default().to_owned();
+        let told = duplicates.iter().map(|duplicate| format!("key {:?} already set in map", key(duplicate)));
+        match self.field_validation()? {
+            FieldValidation::Ignore => {}
+            FieldValidation::Warn => self.warnings.extend(told),
+            FieldValidation::Strict => {
+                let lines = told.map(|line| format!("\n  {line}")).collect::<String>();
+                return Err(Status::bad_request(format!(
+                    "error strict decoding patch: error converting YAML to JSON: yaml: unmarshal errors:{lines}"
+                )));
+            }
+        }
+        Ok(())
     }
 
     fn complain(&mut self, complaints: Vec<String>) -> Result<(), Status> {

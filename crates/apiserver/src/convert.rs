@@ -121,6 +121,7 @@ fn autoscaler_v1(object: &mut Value) {
     let used = current.iter().find(|metric| is_cpu(metric));
     let used = used.and_then(|metric| meta::at(metric, &["resource", "current", "averageUtilization"])).cloned();
     meta::set(status, "currentCPUUtilizationPercentage", used);
+    status.entry("currentReplicas").or_insert_with(|| json!(0));
     stash(object, METRICS, Some(rest.into()));
     stash(object, BEHAVIOR, behavior);
     stash(object, CURRENT_METRICS, Some(current.into()));
@@ -146,6 +147,9 @@ fn autoscaler_v2(object: &mut Value) {
     meta::set(spec, "behavior", behavior);
     let status = meta::member(object, "status");
     status.remove("currentCPUUtilizationPercentage");
+    if status.get("currentReplicas").is_some_and(|replicas| *replicas == 0) {
+        status.remove("currentReplicas");
+    }
     meta::set(status, "currentMetrics", Some(current.into()));
     meta::set(status, "conditions", (!conditions.is_empty()).then(|| conditions.into()));
 }

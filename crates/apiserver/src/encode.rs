@@ -28,7 +28,11 @@ pub(crate) fn encode(object: &Value) -> Bytes {
     out.extend_from_slice(METADATA);
     let metadata = object.get("metadata").and_then(Value::as_object).unwrap_or(&empty);
     for (key, value) in metadata.iter().filter(|(key, _)| *key != "resourceVersion") {
-        member(&mut out, key, value);
+        match value {
+            // Who owns which fields is text already.
+            Value::String(text) if key == "managedFields" => raw_member(&mut out, key, text),
+            value => member(&mut out, key, value),
+        }
     }
     out.push(b'}');
     for (key, value) in object {
@@ -52,6 +56,13 @@ fn member(out: &mut Vec<u8>, key: &str, value: &Value) {
     let _ = serde_json::to_writer(&mut *out, key);
     out.push(b':');
     let _ = serde_json::to_writer(&mut *out, value);
+}
+
+fn raw_member(out: &mut Vec<u8>, key: &str, json: &str) {
+    separate(out);
+    let _ = serde_json::to_writer(&mut *out, key);
+    out.push(b':');
+    out.extend_from_slice(json.as_bytes());
 }
 
 /// Puts a revision into encoded bytes, replacing the one that is there.

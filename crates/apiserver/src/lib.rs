@@ -30,6 +30,8 @@ mod health;
 mod meta;
 mod negotiate;
 mod openapi;
+mod ownership;
+mod parts;
 mod request;
 mod respond;
 pub mod review;

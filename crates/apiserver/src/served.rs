@@ -123,13 +123,14 @@ impl Served {
     fn builtin(storage: &Storage, resource: &Arc<Resource>) -> Option<Served> {
         let schema = Schema::builtin().kind(&resource.group, &resource.version, &resource.kind)?;
         let (group, version) = resource.storage_group();
+        let stored = Schema::builtin().kind(group, version, &resource.kind).unwrap_or(schema);
         let store = resource.is_stored().then(|| storage.kind(group, &resource.plural).ok()).flatten();
         let has_status = resource.subresource("status").is_some();
         Some(Served {
             resource: Arc::clone(resource),
             api_version: resource.api_version(),
             typing: Typing::Builtin(schema),
-            strategy: strategy::builtin(group, &resource.plural, has_status),
+            strategy: strategy::builtin(group, &resource.plural, has_status, stored),
             store,
             conversion: Conversion::between((&resource.group, &resource.version), (group, version), &resource.plural),
         })

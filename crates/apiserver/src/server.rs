@@ -171,6 +171,7 @@ impl ApiServer {
             api: Arc::clone(&self),
             accept: accept(&parts, &query)?,
             content_type: content_type(&parts.headers).to_owned(),
+            user_agent: user_agent(&parts.headers),
             body: if matches!(&*info.verb, "get" | "list" | "watch") {
                 bytes::Bytes::new()
             } else {
@@ -207,6 +208,11 @@ impl ApiServer {
             .or_else(|| crate::health::serve(self, parts, query))
             .unwrap_or_else(|| Err(Status::no_such_path()))
     }
+}
+
+fn user_agent(headers: &http::HeaderMap) -> String {
+    let agent = headers.get(http::header::USER_AGENT).map(|agent| String::from_utf8_lossy(agent.as_bytes()));
+    agent.unwrap_or_default().into_owned()
 }
 
 fn accept(parts: &Parts, query: &Query) -> Result<Accept, Status> {

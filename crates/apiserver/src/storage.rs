@@ -363,7 +363,7 @@ impl KindStore {
     {
         for _ in 0..UPDATE_TRIES {
             let entry = self.find(namespace, name)?;
-            let mut object = entry.value();
+            let mut object = entry.object.to_change();
             change(&mut object)?;
             if let Some(done) = self.replace(&entry, &object).await? {
                 return Ok(done);

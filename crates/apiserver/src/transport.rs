@@ -5,7 +5,8 @@ use crate::context::{Peer, UserInfo};
 use crate::server::ApiServer;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use http::{Request, Response};
+use http::header::USER_AGENT;
+use http::{HeaderValue, Request, Response};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -17,6 +18,8 @@ use tokio_util::sync::CancellationToken;
 pub struct InProcess {
     api: Arc<ApiServer>,
     user: Arc<UserInfo>,
+    /// What the component calls itself, where its requests do not.
+    agent: HeaderValue,
 }
 
 impl ApiServer {
@@ -26,7 +29,19 @@ impl ApiServer {
         if !user.groups.iter().any(|group| group == "system:authenticated") {
             user.groups.push("system:authenticated".to_owned());
         }
-        InProcess { api: Arc::clone(self), user: Arc::new(user) }
+        let agent = HeaderValue::from_str(component(&user.name)).unwrap_or(HeaderValue::from_static("kijabi"));
+        InProcess { api: Arc::clone(self), user: Arc::new(user), agent }
+    }
+}
+
+/// The component behind a user of ours: what it owns is known by this name.
+fn component(user: &str) -> &str {
+    let own = user.strip_prefix("system:").unwrap_or(user);
+    match own.split_once(':') {
+        Some(("node", _)) => "kubelet",
+        // Controllers have accounts of their own.
+        Some(("serviceaccount", _)) => "kube-controller-manager",
+        _ => own,
     }
 }
 
@@ -61,7 +76,8 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        request.headers_mut().entry(USER_AGENT).or_insert_with(|| self.agent.clone());
         let peer = Peer { user: Some(Arc::clone(&self.user)), ..Peer::default() };
         Box::pin(self.api.handle(request, peer).map(Ok))
     }

@@ -174,7 +174,7 @@ impl FieldError {
         if let Some(value) = &self.value {
             text += ": ";
             text += &match value {
-                Value::String(s) => format!("{s:?}"),
+                Value::String(s) => quoted(s),
                 Value::Null => "null".to_owned(),
                 other => other.to_string(),
             };
@@ -185,6 +185,30 @@ impl FieldError {
         }
         text
     }
+}
+
+/// Text in quotes as Go writes it.
+fn quoted(text: &str) -> String {
+    if !text.contains(char::is_control) {
+        return format!("{text:?}");
+    }
+    let mut out = String::from("\"");
+    for letter in text.chars() {
+        match letter {
+            '\u{7}' => out.push_str("\\a"),
+            '\u{8}' => out.push_str("\\b"),
+            '\u{b}' => out.push_str("\\v"),
+            '\u{c}' => out.push_str("\\f"),
+            '\n' | '\r' | '\t' | '"' | '\\' => out.extend(letter.escape_debug()),
+            letter if u32::from(letter) < 0x80 && letter.is_control() => {
+                out.push_str(&format!("\\x{:02x}", u32::from(letter)));
+            }
+            letter if letter.is_control() => out.push_str(&format!("\\u{:04x}", u32::from(letter))),
+            letter => out.push(letter),
+        }
+    }
+    out.push('"');
+    out
 }
 
 impl fmt::Display for FieldError {
@@ -206,6 +230,10 @@ mod tests {
             (
                 FieldError::not_supported(&name, "A", &["c", "b"]),
                 r#"spec.containers[0].name: Unsupported value: "A": supported values: "b", "c""#,
+            ),
+            (
+                FieldError::invalid(&name, "a\u{7}\u{1b}\n\"", ""),
+                r#"spec.containers[0].name: Invalid value: "a\a\x1b\n\"""#,
             ),
             (FieldError::duplicate(&name.key("k"), 3), "spec.containers[0].name[k]: Duplicate value: 3"),
             (FieldError::too_long(&name, 63), "spec.containers[0].name: Too long: may not be more than 63 bytes"),

@@ -151,7 +151,7 @@ impl Entry {
         fields: Option<&SelectableFields>,
     ) -> Entry {
         let head: Head<'_> = serde_json::from_slice(stored).unwrap_or_default();
-        let values = fields.map(|fields| (fields.values)(&serde_json::from_slice(stored).unwrap_or_default()));
+        let values = fields.map(|fields| (fields.values)(&crate::parts::split(stored).0));
         let created = head.metadata.created.as_deref().and_then(machinery::time::parse);
         let (line, body) = encode::splice_line(kind.as_str(), stored, revision);
         Entry {

@@ -4,6 +4,8 @@ use crate::body::Body;
 use crate::call::Call;
 use crate::context::Operation;
 use crate::meta;
+use crate::ownership::Written;
+use crate::parts;
 use crate::storage::Object;
 use http::{Response, StatusCode};
 use machinery::Status;
@@ -21,7 +23,7 @@ const GENERATE_TRIES: usize = 8;
 
 /// Serves a POST.
 pub(super) async fn create(call: &mut Call) -> Result<Response<Body>, Status> {
-    let dry_run = call.dry_run()?;
+    let dry_run = call.write_options()?;
     let mut object = call.object()?;
     call.place(&mut object)?;
     let generate = meta::name(&object).is_empty() && !meta::text(&object, "generateName").is_empty();
@@ -33,7 +35,7 @@ pub(super) async fn create(call: &mut Call) -> Result<Response<Body>, Status> {
             let name = generated(meta::text(&object, "generateName"));
             meta::metadata(&mut attempt).insert("name".to_owned(), name.into());
         }
-        match store_new(call, attempt, dry_run).await {
+        match store_new(call, attempt.into(), dry_run).await {
             Err(status) if generate && status.reason == "AlreadyExists" && tries < GENERATE_TRIES => {}
             Err(status) => return Err(status),
             Ok(created) => return call.answer(StatusCode::CREATED, &created),
@@ -53,10 +55,11 @@ fn generated(base: &str) -> String {
 }
 
 /// Takes an object of the served version through admission, strategy and validation into the store.
-pub(super) async fn store_new(call: &mut Call, object: Value, dry_run: bool) -> Result<Object, Status> {
+pub(super) async fn store_new(call: &mut Call, mut written: Written, dry_run: bool) -> Result<Object, Status> {
     let served = Arc::clone(&call.served);
     let store = served.store()?;
-    let mut object = served.stored_form(object);
+    let managed = call.owners_of_new(&mut written);
+    let mut object = served.stored_form(written.object);
     let named = meta::name(&object).to_owned();
     if meta::at(&object, &["metadata", "resourceVersion"]).is_some_and(|version| version != "") {
         return Err(Status::internal("resourceVersion should not be set on objects to be created"));
@@ -78,6 +81,7 @@ pub(super) async fn store_new(call: &mut Call, object: Value, dry_run: bool) -> 
     call.validate(Operation::Create, Some(&mut object), None, dry_run).await?;
     let held = (&*group, &*store.info().resource);
     call.api.chain.reserve(held, &mut object, None, dry_run).await?;
+    parts::join(&mut object, managed.as_deref());
     if dry_run {
         if store.get(meta::text(&object, "namespace"), &named).is_some() {
             return Err(Status::already_exists(&served.resource.group, &served.resource.plural, &named));
@@ -97,7 +101,7 @@ pub(super) async fn store_new(call: &mut Call, object: Value, dry_run: bool) -> 
 /// What every new object gets, and what no client may set.
 fn begin(object: &mut Value) {
     let metadata = meta::metadata(object);
-    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "managedFields", "resourceVersion"] {
+    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion"] {
         metadata.remove(field);
     }
     metadata.insert("uid".to_owned(), uuid::Uuid::new_v4().to_string().into());

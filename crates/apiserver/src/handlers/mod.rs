@@ -1,5 +1,6 @@
 //! One handler for each verb.
 
+pub(crate) mod apply;
 mod create;
 mod delete;
 mod list;

@@ -1,18 +1,21 @@
-//! `patch`: JSON, merge and strategic merge patches.
+//! `patch`: JSON, merge and strategic merge patches, and the way to server-side apply.
 
+use super::apply::{self, APPLY};
 use super::update::{Target, update};
 use crate::body::Body;
 use crate::call::Call;
 use crate::decode::decode;
 use crate::meta;
+use crate::ownership::Written;
 use http::{Response, StatusCode};
+use machinery::field::{FieldError, Path};
 use machinery::{Status, patch, strategic};
 use serde_json::Value;
 
-const ACCEPTED: &str = "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml, application/apply-patch+cbor";
+const ACCEPTED: &str = "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml";
 
 /// Kinds without strategies for merging have no strategic merge.
-const ACCEPTED_CUSTOM: &str = "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml, application/apply-patch+cbor";
+const ACCEPTED_CUSTOM: &str = "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -27,9 +30,6 @@ impl Kind {
             "application/json-patch+json" => Ok(Kind::Json),
             "application/merge-patch+json" => Ok(Kind::Merge),
             "application/strategic-merge-patch+json" => Ok(Kind::Strategic),
-            "application/apply-patch+yaml" | "application/apply-patch+cbor" => {
-                Err(Status::not_implemented("server-side apply is not implemented yet; use client-side apply"))
-            }
             _ => Err(Status::unsupported_media_type(ACCEPTED)),
         }
     }
@@ -37,19 +37,29 @@ impl Kind {
 
 /// Serves a PATCH of an object or a part of it.
 pub(super) async fn patch(call: &mut Call, target: Target) -> Result<Response<Body>, Status> {
+    if call.content_type == APPLY {
+        return apply::apply(call, target).await;
+    }
     let kind = Kind::of(&call.content_type)?;
+    call.write_options()?;
+    if call.query.raw("force").is_some() {
+        let why = "may not be specified for non-apply patch";
+        return Err(call.bad_option(FieldError::forbidden(&Path::new("force"), why)));
+    }
     let change = decode("application/json", &call.body)?;
-    let written = update(call, target, |call, entry| {
-        let current = call.served.value(&entry.object);
-        let patched = apply(call, kind, current, &change.value)?;
-        call.served_patch(patched, &change.duplicates)
+    let written = update(call, target, |call, live| {
+        // Only a JSON patch can refer to who owns what.
+        let current =
+            if kind == Kind::Json { live.whole(&call.served) } else { live.served(&call.served).into_owned() };
+        let patched = patched(call, kind, current, &change.value)?;
+        call.served_patch(patched, &change.duplicates).map(Written::from)
     })
     .await?;
     call.answer(StatusCode::OK, &written)
 }
 
 /// The object with the patch applied. Its `resourceVersion` stays only when the patch names one.
-fn apply(call: &Call, kind: Kind, mut current: Value, change: &Value) -> Result<Value, Status> {
+fn patched(call: &Call, kind: Kind, mut current: Value, change: &Value) -> Result<Value, Status> {
     let before = meta::text(&current, "resourceVersion").to_owned();
     match kind {
         Kind::Json => patch::json_patch(&mut current, change)?,
@@ -75,11 +85,14 @@ fn apply(call: &Call, kind: Kind, mut current: Value, change: &Value) -> Result<
 }
 
 impl Call {
-    /// A patched object, checked and in the stored form.
+    /// Checks that a patched object still is of the kind served.
+    pub(super) fn identify_patched(&self, object: &mut Value) -> Result<(), Status> {
+        self.identify(object, &self.served.api_version, &self.served.resource.kind)
+    }
+
+    /// A patched object, checked.
     fn served_patch(&mut self, mut object: Value, duplicates: &[String]) -> Result<Value, Status> {
-        let (api_version, kind) = (self.served.api_version.clone(), self.served.resource.kind.clone());
-        self.identify(&mut object, &api_version, &kind)?;
-        let object = self.complete(object, duplicates.to_vec())?;
-        Ok(self.served.stored_form(object))
+        self.identify_patched(&mut object)?;
+        self.complete(object, duplicates.to_vec())
     }
 }

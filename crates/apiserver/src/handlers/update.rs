@@ -5,6 +5,7 @@ use crate::body::Body;
 use crate::call::Call;
 use crate::context::Operation;
 use crate::meta;
+use crate::ownership::{self, Live, Written};
 use crate::storage::{Entry, Object};
 use crate::strategy::{Part, keep_metadata, validate_metadata_update};
 use http::{Response, StatusCode};
@@ -37,7 +38,7 @@ impl Target {
 /// Serves a PUT of an object.
 pub(super) async fn put(call: &mut Call) -> Result<Response<Body>, Status> {
     let store = Arc::clone(call.served.store()?);
-    let dry_run = call.dry_run()?;
+    let dry_run = call.write_options()?;
     let mut object = call.object()?;
     if meta::name(&object).is_empty() {
         return Err(Status::bad_request("the name of the object must be given: metadata.name"));
@@ -46,7 +47,7 @@ pub(super) async fn put(call: &mut Call) -> Result<Response<Body>, Status> {
     let unconditional = call.served.strategy.facts().unconditional_update;
     if store.get(call.namespace(), call.name()).is_none() && call.served.strategy.facts().create_on_update {
         meta::metadata(&mut object).remove("resourceVersion");
-        return match store_new(call, object, dry_run).await {
+        return match store_new(call, object.into(), dry_run).await {
             Ok(created) => call.answer(StatusCode::CREATED, &created),
             Err(status) => Err(status),
         };
@@ -56,43 +57,48 @@ pub(super) async fn put(call: &mut Call) -> Result<Response<Body>, Status> {
         let errors = vec![FieldError::invalid(&path, 0, "must be specified for an update")];
         call.judge(meta::name(&object), errors)?;
     }
-    let written = update(call, Target::main(), |call, _| Ok(call.served.stored_form(object.clone()))).await?;
+    let written = update(call, Target::main(), |_, _| Ok(object.clone().into())).await?;
     call.answer(StatusCode::OK, &written)
 }
 
 /// Serves a PUT of a part.
 pub(super) async fn put_part(call: &mut Call, target: Target) -> Result<Response<Body>, Status> {
+    call.write_options()?;
     let mut object = call.object()?;
     call.place(&mut object)?;
-    let written = update(call, target, |call, _| Ok(call.served.stored_form(object.clone()))).await?;
+    let written = update(call, target, |_, _| Ok(object.clone().into())).await?;
     call.answer(StatusCode::OK, &written)
 }
 
-/// Reads the object, lets `transform` make the new one (in the stored form), and takes it through admission, strategy and
+/// Reads the object, lets `transform` make the new one (in the served version), and takes it through admission, strategy and
 /// validation into the store. When the new one names a `resourceVersion` it must be the present one; else the change is tried
 /// again when somebody else wrote in between.
 pub(crate) async fn update<F>(call: &mut Call, target: Target, mut transform: F) -> Result<Object, Status>
 where
-    F: FnMut(&mut Call, &Entry) -> Result<Value, Status> + Send,
+    F: FnMut(&mut Call, &Live) -> Result<Written, Status> + Send,
 {
     let served = Arc::clone(&call.served);
     let store = served.store()?;
     let dry_run = call.dry_run()?;
     for _ in 0..TRIES {
         let entry = store.get(call.namespace(), call.name()).ok_or_else(|| served.not_found(call.name()))?;
-        let old = entry.value();
+        let live = Live::of(&entry);
+        let old = &live.object;
         let warned = call.warnings.len();
-        let mut object = transform(call, &entry)?;
+        let mut written = transform(call, &live)?;
+        let managed = call.owners_of_changed(target.part, &live, &mut written);
+        let mut object = served.stored_form(written.object);
         check_identity(call, &object, &entry)?;
         let pinned = Target::pinned(&object);
-        meta::copy_revision(&mut object, &old);
-        call.admit(Operation::Update, &mut object, Some(&old), dry_run).await?;
-        keep_metadata(&mut object, &old);
-        served.strategy.prepare_update(target.part, &mut object, &old);
-        keep_metadata(&mut object, &old);
-        judge(call, target, &object, &old)?;
-        call.validate(Operation::Update, Some(&mut object), Some(&old), dry_run).await?;
-        match commit(call, &entry, &mut object, &old, dry_run).await? {
+        meta::copy_revision(&mut object, old);
+        call.admit(Operation::Update, &mut object, Some(old), dry_run).await?;
+        keep_metadata(&mut object, old);
+        served.strategy.prepare_update(target.part, &mut object, old);
+        keep_metadata(&mut object, old);
+        judge(call, target, &object, old)?;
+        call.validate(Operation::Update, Some(&mut object), Some(old), dry_run).await?;
+        ownership::put(&mut object, managed, &live);
+        match commit(call, &entry, &mut object, old, dry_run).await? {
             Some(done) => return Ok(done),
             None if pinned => return Err(served.modified(call.name())),
             None => call.warnings.truncate(warned),
@@ -108,7 +114,8 @@ fn check_identity(call: &Call, object: &Value, entry: &Entry) -> Result<(), Stat
         return Err(call.served.modified(call.name()));
     }
     let uid = meta::text(object, "uid");
-    if !uid.is_empty() && uid != &*entry.uid {
+    // Of a patch, validation says so.
+    if !uid.is_empty() && uid != &*entry.uid && call.attributes.verb != "patch" {
         let resource = &call.served.resource;
         let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", entry.uid);
         return Err(Status::conflict(&resource.group, &resource.plural, call.name(), why));

@@ -2,6 +2,7 @@
 
 use super::Part;
 use crate::meta;
+use machinery::apply::Set;
 use serde_json::{Value, json};
 
 /// When `metadata.generation` goes up.
@@ -22,6 +23,10 @@ pub(crate) enum Generation {
 pub(crate) struct Facts {
     /// The status can only be written through its subresource.
     pub(crate) status: bool,
+    /// A new object may have a status.
+    status_on_create: bool,
+    /// The status of a new object.
+    pub(crate) empty_status: Value,
     /// When the generation goes up.
     pub(crate) generation: Generation,
     /// A PUT of an object that does not exist makes it.
@@ -34,6 +39,10 @@ pub(crate) struct Facts {
     pub(crate) orphans_by_default: bool,
     /// The status subresource cannot change metadata.
     pub(crate) status_keeps_metadata: bool,
+    /// What else the main part cannot change.
+    not_in_main: &'static [&'static [&'static str]],
+    /// What else the status subresource cannot change.
+    not_in_status: &'static [&'static [&'static str]],
 }
 
 impl Facts {
@@ -41,6 +50,8 @@ impl Facts {
     pub(crate) fn of(group: &str, resource: &str, status: bool) -> Facts {
         Facts {
             status,
+            status_on_create: (group, resource) == ("", "nodes"),
+            empty_status: json!({}),
             generation: generation(group, resource),
             create_on_update: creates_on_update(group, resource),
             unconditional_update: !matches!(
@@ -65,13 +76,42 @@ impl Facts {
                     | ("networking.k8s.io", "servicecidrs")
                     | ("storage.k8s.io", "csinodes" | "volumeattachments")
             ),
+            not_in_main: match (group, resource) {
+                ("certificates.k8s.io", "certificatesigningrequests") => &[&["spec"]],
+                _ => &[],
+            },
+            not_in_status: match (group, resource) {
+                ("apps", "deployments") => &[&["metadata", "labels"]],
+                ("", "pods") => &[&["metadata", "deletionTimestamp"], &["metadata", "ownerReferences"]],
+                ("certificates.k8s.io", "certificatesigningrequests") => &[&["status", "conditions"]],
+                _ => &[],
+            },
+        }
+    }
+
+    /// Of fields, those that the write of a part can change.
+    pub(crate) fn writable(&self, part: Part, fields: Set) -> Set {
+        let without = |fields: Set, path: &[&str]| fields.without(&Set::of(path));
+        match part {
+            Part::Main if self.status => {
+                self.not_in_main.iter().fold(without(fields, &["status"]), |fields, path| without(fields, path))
+            }
+            Part::Main => fields,
+            Part::Finalize => without(fields, &["status"]),
+            Part::Status => {
+                let fields = without(fields, &["spec"]);
+                let fields = if self.status_keeps_metadata { without(fields, &["metadata"]) } else { fields };
+                self.not_in_status.iter().fold(fields, |fields, path| without(fields, path))
+            }
+            Part::Approval => without(without(fields, &["spec"]), &["status", "certificate"]),
+            Part::EphemeralContainers => fields.at_or_below(&["spec", "ephemeralContainers"]),
         }
     }
 
     /// First state: no status, first generation.
     pub(crate) fn prepare_create(&self, object: &mut Value) {
-        if self.status && object.get("status").is_some() {
-            object["status"] = json!({});
+        if self.status && !self.status_on_create && object.get("status").is_some() {
+            object["status"] = self.empty_status.clone();
         }
         let metadata = meta::metadata(object);
         match self.generation {
@@ -104,6 +144,11 @@ impl Facts {
             meta::copy(&mut merged, object, "metadata");
         } else if let Some(version) = meta::at(object, &["metadata", "resourceVersion"]) {
             meta::metadata(&mut merged).insert("resourceVersion".to_owned(), version.clone());
+        }
+        for path in self.not_in_status {
+            if let ["metadata", field] = path {
+                meta::set(meta::metadata(&mut merged), field, meta::at(old, path).cloned());
+            }
         }
         *object = merged;
     }

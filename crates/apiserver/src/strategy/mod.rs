@@ -13,6 +13,8 @@ pub(crate) use facts::Facts;
 pub(crate) use qos::class as qos_class;
 
 use crate::meta;
+use machinery::apply::Set;
+use machinery::schema::{Schema, TypeRef};
 use machinery::field::{FieldError, Path};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -59,6 +61,11 @@ pub(crate) trait Strategy: Send + Sync {
         Vec::new()
     }
 
+    /// Of fields, those that the write of a part can change.
+    fn writable(&self, part: Part, fields: Set) -> Set {
+        self.facts().writable(part, fields)
+    }
+
     /// How many seconds a deleted object is given; none when the kind knows no grace.
     fn grace_seconds(&self, object: &Value, requested: Option<i64>) -> Option<i64> {
         let _ = (object, requested);
@@ -86,9 +93,12 @@ impl Strategy for Plain {
     }
 }
 
-/// The strategy of a built-in kind.
-pub(crate) fn builtin(group: &str, resource: &str, has_status: bool) -> Arc<dyn Strategy> {
-    let facts = Facts::of(group, resource, has_status);
+/// The strategy of a built-in kind, whose stored form is of a type.
+pub(crate) fn builtin(group: &str, resource: &str, has_status: bool, stored: TypeRef<'_>) -> Arc<dyn Strategy> {
+    let mut facts = Facts::of(group, resource, has_status);
+    if let Some(status) = stored.field("status") {
+        facts.empty_status = Schema::zero(status.ty());
+    }
     match (group, resource) {
         ("", "pods") => Arc::new(pod::PodStrategy(facts)),
         ("", "services") => Arc::new(service::ServiceStrategy(facts)),

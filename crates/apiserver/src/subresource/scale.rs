@@ -3,14 +3,19 @@
 use crate::body::Body;
 use crate::call::Call;
 use crate::decode::decode;
-use crate::handlers::{Target, update};
+use crate::handlers::apply::APPLY;
+use crate::handlers::{self, Target, update};
 use crate::meta;
+use crate::ownership::Written;
 use crate::storage::Object;
 use http::{Response, StatusCode};
+use machinery::apply::{Builtin, Element, Manager, Managers, Operation, Set, Versions, Write};
 use machinery::field::{FieldError, Path};
+use machinery::schema::Schema;
 use machinery::selector::LabelSelector;
 use machinery::{Status, patch};
 use serde_json::{Value, json};
+use std::borrow::Cow;
 
 const API_VERSION: &str = "autoscaling/v1";
 
@@ -26,14 +31,12 @@ pub(super) async fn handle(call: &mut Call) -> Result<Response<Body>, Status> {
             call.identify(&mut wanted, API_VERSION, "Scale")?;
             set(call, |_, _| Ok(wanted.clone())).await?
         }
+        _ if call.content_type == APPLY => apply(call).await?,
         _ => {
             let change = decode("application/json", &call.body)?.value;
             let json_patch = match &*call.content_type {
                 "application/json-patch+json" => true,
                 "application/merge-patch+json" | "application/strategic-merge-patch+json" => false,
-                "application/apply-patch+yaml" => {
-                    return Err(Status::not_implemented("server-side apply is not implemented yet"));
-                }
                 other => return Err(crate::decode::unsupported(other)),
             };
             set(call, |_, mut current| {
@@ -60,8 +63,8 @@ async fn set<F>(call: &mut Call, mut wanted: F) -> Result<Object, Status>
 where
     F: FnMut(&Call, Value) -> Result<Value, Status> + Send,
 {
-    update(call, Target::main(), |call, entry| {
-        let mut object = entry.value();
+    update(call, Target::main(), |call, live| {
+        let mut object = live.object.clone();
         let scale = wanted(call, scale_of(call, &object))?;
         let replicas = replicas_of(call, &scale)?;
         meta::member(&mut object, "spec").insert("replicas".to_owned(), replicas.into());
@@ -71,9 +74,97 @@ where
         if let Some(uid) = meta::at(&scale, &["metadata", "uid"]) {
             meta::metadata(&mut object).insert("uid".to_owned(), uid.clone());
         }
-        Ok(object)
+        Ok(object.into())
     })
     .await
+}
+
+/// Applies a scale: the replicas alone, which the kind's other managers may own.
+async fn apply(call: &mut Call) -> Result<Object, Status> {
+    handlers::apply::options(call)?;
+    let decoded = handlers::apply::read(call)?;
+    let config = handlers::apply::identified(decoded.value, ("autoscaling", "v1", "Scale"))?;
+    handlers::apply::named(call, &config)?;
+    call.strictly(&decoded.duplicates)?;
+    let force = call.query.flag("force");
+    update(call, Target::main(), |call, live| {
+        let (scale, now) = (scale_of(call, &live.object), machinery::time::now());
+        let manager = Manager { api_version: API_VERSION.to_owned(), ..call.manager(Operation::Apply) };
+        let write = Write { versions: &ScaleVersions, version: API_VERSION, live: &scale, manager };
+        let owners = live.managers();
+        let applied = write.apply(&config, of_scale(call, &owners), force, &now);
+        let applied = applied.map_err(|error| handlers::apply::refusal(&config, error))?;
+        let scale = applied.object.unwrap_or_else(|| scale.clone());
+        let replicas = replicas_of(call, &scale)?;
+        let mut object = live.object.clone();
+        meta::member(&mut object, "spec").insert("replicas".to_owned(), replicas.into());
+        let version = meta::at(&config, &["metadata", "resourceVersion"]).cloned();
+        meta::set(meta::metadata(&mut object), "resourceVersion", version);
+        Ok(Written { object, managers: Some(of_object(call, owners, applied.managers)) })
+    })
+    .await
+}
+
+/// The scale as a kind of one version.
+struct ScaleVersions;
+
+impl Versions<'static> for ScaleVersions {
+    type Place = Builtin<'static>;
+
+    fn place(&self, version: &str) -> Option<Builtin<'static>> {
+        let schema = Schema::builtin().kind("autoscaling", "v1", "Scale").filter(|_| version == API_VERSION)?;
+        Some(Builtin::new(schema))
+    }
+
+    fn convert<'v>(&self, object: &'v Value, version: &str) -> Option<Cow<'v, Value>> {
+        (version == API_VERSION).then_some(Cow::Borrowed(object))
+    }
+
+    fn writable(&self, fields: Set, _: &str) -> Set {
+        fields
+    }
+}
+
+fn replicas_path() -> [Element; 2] {
+    [Element::field("spec"), Element::field("replicas")]
+}
+
+fn has_replicas(call: &Call, owner: &Manager) -> bool {
+    owner.fields.has(&replicas_path()) && owner.api_version == call.served.api_version
+}
+
+/// The owners of an object's replicas, as owners of its scale's.
+fn of_scale(call: &Call, owners: &Managers) -> Managers {
+    let owners = owners.0.iter().filter(|owner| has_replicas(call, owner));
+    let scale = |owner: &Manager| Manager {
+        api_version: API_VERSION.to_owned(),
+        fields: Set::of(&["spec", "replicas"]),
+        ..owner.clone()
+    };
+    Managers(owners.map(scale).collect())
+}
+
+/// The owners of an object after those of its scale changed.
+fn of_object(call: &Call, owners: Managers, scale: Managers) -> Managers {
+    let replicas = Set::of(&["spec", "replicas"]);
+    let scale = scale.0.into_iter().filter(|owner| owner.fields.has(&replicas_path()));
+    let mut left: Vec<Manager> =
+        scale.map(|owner| Manager { api_version: call.served.api_version.clone(), ..owner }).collect();
+    let mut all = Managers::default();
+    for mut owner in owners.0 {
+        if has_replicas(call, &owner) && !left.iter().any(|new| new.is(&owner)) {
+            owner.fields = owner.fields.difference(&replicas);
+        }
+        if let Some(at) = left.iter().position(|new| new.is(&owner)) {
+            let new = left.remove(at);
+            owner = Manager { fields: owner.fields.union(&replicas), time: new.time, ..owner };
+        }
+        if !owner.fields.is_empty() {
+            all.0.push(owner);
+        }
+    }
+    all.0.extend(left.into_iter().map(|owner| Manager { fields: replicas.clone(), ..owner }));
+    all
 }
 
 fn replicas_of(call: &Call, scale: &Value) -> Result<i32, Status> {

@@ -25,6 +25,11 @@ enum Fate {
 }
 
 impl Change {
+    /// Whether nothing differs.
+    pub fn is_empty(&self) -> bool {
+        self.set.is_empty() && self.removed.is_empty()
+    }
+
     /// Leaves out what is at or below the paths of a set.
     pub fn without(&self, other: &Set) -> Change {
         Change { set: self.set.without(other), removed: self.removed.without(other) }

@@ -130,7 +130,18 @@ impl<'s> Place<'s> for Builtin<'s> {
     }
 
     fn default(self, key: &str) -> Option<Value> {
-        serde_json::from_str(self.ty?.field(key)?.default()?).ok()
+        let field = self.ty?.field(key)?;
+        match field.default() {
+            Some(text) => serde_json::from_str(text).ok(),
+            // The schema shows what Go always writes with its zero value as a default.
+            None if field.omits_empty() || field.ty().is_pointer() => None,
+            None => match field.ty().shape() {
+                Shape::String => Some("".into()),
+                Shape::Int32 | Shape::Int64 => Some(0.into()),
+                Shape::Bool => Some(false.into()),
+                _ => None,
+            },
+        }
     }
 }
 

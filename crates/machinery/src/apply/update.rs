@@ -93,11 +93,15 @@ fn unowned() -> &'static Set {
 
 impl<'s, V: Versions<'s>> Write<'_, V> {
     /// The managers after the object became `new`.
-    pub fn update(&self, new: &Value, mut managers: Managers, now: &str) -> Managers {
+    pub fn update(&self, new: &Value, managers: Managers, now: &str) -> Managers {
         let Some(place) = self.versions.place(self.version) else { return managers };
-        let change = compare(self.live, new, place);
+        self.record(&compare(self.live, new, place), new, managers, now)
+    }
+
+    /// The same, when what changed is known.
+    pub fn record(&self, change: &Change, new: &Value, mut managers: Managers, now: &str) -> Managers {
         let own = self.versions.writable(change.set.clone(), self.version).difference(unowned());
-        self.take(new, &change, &mut managers, None);
+        self.take(new, change, &mut managers, None);
         if !own.is_empty() {
             self.give(&mut managers, own, now);
         }

@@ -219,6 +219,17 @@ fn fill(map: &mut Map<String, Value>, s: StructRef<'_>) {
     }
 }
 
+impl super::Schema {
+    /// An object of a type as Go writes one that nobody has filled in.
+    pub fn zero(ty: TypeRef<'_>) -> Value {
+        ty.as_struct().map_or(Value::Null, |s| {
+            let mut map = Map::new();
+            fill(&mut map, s);
+            Value::Object(map)
+        })
+    }
+}
+
 /// What Go writes for the zero value of a type.
 fn zero(ty: TypeRef<'_>) -> Value {
     if ty.is_pointer() {
