@@ -197,7 +197,9 @@ fn text(managers: &Managers) -> Option<Box<str>> {
 fn resets(list: &Value) -> bool {
     match list.as_array().map(Vec::as_slice) {
         Some([]) => true,
-        Some([only]) => only.as_object().is_some_and(|entry| entry.values().all(|value| value.is_null() || value == "")),
+        Some([only]) => {
+            only.as_object().is_some_and(|entry| entry.values().all(|value| value.is_null() || value == ""))
+        }
         _ => false,
     }
 }

@@ -1,5 +1,7 @@
 //! Managed fields and server-side apply, against what upstream's API server answered (`conformance/apply-golden`).
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 mod common;
 
 use common::{Answer, Server, start};
@@ -82,7 +84,8 @@ fn merge(object: &mut Map<String, Value>, change: &Map<String, Value>) {
 
 async fn run(server: &Server, step: &Value) -> Answer {
     let text = |field: &str| step[field].as_str().unwrap_or_default();
-    let path = if text("query").is_empty() { text("path").to_owned() } else { format!("{}?{}", text("path"), text("query")) };
+    let path =
+        if text("query").is_empty() { text("path").to_owned() } else { format!("{}?{}", text("path"), text("query")) };
     let or = |field, other| if text(field).is_empty() { other } else { text(field) };
     let headers = [("content-type", or("type", "application/json")), ("user-agent", or("agent", "tester/1"))];
     let (mut method, mut body) = (text("method"), step["body"].clone());
@@ -148,7 +151,11 @@ async fn answers_are_those_of_upstream() {
                 let same = found.get(field) == expected.get(field);
                 if same == differs(name, at, field) {
                     let show = |value: &Value| value.get(field).map(Value::to_string).unwrap_or_default();
-                    wrong.push(format!("{name}, step {at}, {field}:\n  upstream {}\n  we       {}", show(&expected), show(&found)));
+                    wrong.push(format!(
+                        "{name}, step {at}, {field}:\n  upstream {}\n  we       {}",
+                        show(&expected),
+                        show(&found)
+                    ));
                 }
             }
         }

@@ -9,7 +9,7 @@ use crate::meta;
 use crate::ownership::{Kinds, Live, Written};
 use http::{Response, StatusCode};
 use machinery::Status;
-use machinery::apply::{ApplyError, Applied, Conflict, Managers, Operation, Set, Versions, Write, compare, extract};
+use machinery::apply::{Applied, ApplyError, Conflict, Managers, Operation, Set, Versions, Write, compare, extract};
 use machinery::field::{FieldError, Path};
 use serde_json::Value;
 use std::sync::Arc;
@@ -228,9 +228,11 @@ pub(crate) fn refusal(config: &Value, error: ApplyError) -> Status {
                 format!("failed to create typed patch object ({slash}; {group}/{version}, Kind={kind}): {why}"),
             )
         }
-        ApplyError::Conflicts(conflicts) => conflicts.iter().fold(Status::new(409, "Conflict", message), |status, one| {
-            let what = format!("conflict with {}", one.manager.describe());
-            status.with_cause("FieldManagerConflict", &one.path.to_string(), what)
-        }),
+        ApplyError::Conflicts(conflicts) => {
+            conflicts.iter().fold(Status::new(409, "Conflict", message), |status, one| {
+                let what = format!("conflict with {}", one.manager.describe());
+                status.with_cause("FieldManagerConflict", &one.path.to_string(), what)
+            })
+        }
     }
 }

@@ -14,8 +14,8 @@ pub(crate) use qos::class as qos_class;
 
 use crate::meta;
 use machinery::apply::Set;
-use machinery::schema::{Schema, TypeRef};
 use machinery::field::{FieldError, Path};
+use machinery::schema::{Schema, TypeRef};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
