@@ -1,7 +1,7 @@
 //! One request on its way through the handlers.
 
 use crate::body::Body;
-use crate::context::{AdmissionRequest, Attributes, Operation};
+use crate::context::{AdmissionRequest, Attributes, Operation, Reinvocation, Warnings};
 use crate::decode::decode_as;
 use crate::meta;
 use crate::negotiate::{Accept, Format, Shape};
@@ -32,7 +32,7 @@ pub(crate) struct Call {
     pub(crate) user_agent: String,
     pub(crate) body: Bytes,
     /// `Warning` headers to send.
-    pub(crate) warnings: Vec<String>,
+    pub(crate) warnings: Warnings,
 }
 
 /// How unknown and duplicate fields are taken.
@@ -155,7 +155,7 @@ impl Call {
         }
         match self.field_validation()? {
             FieldValidation::Ignore => {}
-            FieldValidation::Warn => self.warnings.extend(complaints),
+            FieldValidation::Warn => complaints.into_iter().for_each(|text| self.warnings.push(text)),
             FieldValidation::Strict => {
                 let resource = &self.served.resource;
                 return Err(Status::bad_request(format!(
@@ -228,52 +228,117 @@ impl Call {
         Ok(())
     }
 
-    /// Lets admission change a new or changed object.
+    /// Lets admission change a new or changed object, or refuse the request.
     pub(crate) async fn admit(
-        &mut self,
+        &self,
         operation: Operation,
-        object: &mut Value,
+        object: Option<&mut Value>,
         old: Option<&Value>,
         dry_run: bool,
     ) -> Result<(), Status> {
-        let plugins = Arc::clone(&self.api);
-        for plugin in &plugins.chain.admission {
-            let mut request = AdmissionRequest {
-                attributes: &self.attributes,
-                kind: &self.served.resource.kind,
-                operation,
-                object: Some(&mut *object),
-                old_object: old,
-                dry_run,
-                warnings: &mut self.warnings,
-            };
-            plugin.admit(&mut request).await?;
-        }
-        Ok(())
+        self.admit_as(&self.served.resource.kind, operation, object, old, dry_run).await
     }
 
-    /// Lets admission refuse.
-    pub(crate) async fn validate(
-        &mut self,
+    /// As [`Call::admit`], for an object of another kind than the resource's: what subresources take.
+    pub(crate) async fn admit_as(
+        &self,
+        kind: &str,
         operation: Operation,
         mut object: Option<&mut Value>,
         old: Option<&Value>,
         dry_run: bool,
     ) -> Result<(), Status> {
-        let plugins = Arc::clone(&self.api);
-        for plugin in &plugins.chain.admission {
-            let request = AdmissionRequest {
-                attributes: &self.attributes,
-                kind: &self.served.resource.kind,
-                operation,
-                object: object.as_deref_mut(),
-                old_object: old,
-                dry_run,
-                warnings: &mut self.warnings,
-            };
+        let mut reinvocation = Reinvocation::default();
+        loop {
+            for plugin in &self.api.chain.admission {
+                let object = object.as_deref_mut();
+                let mut request = self.under_admission(kind, operation, object, old, dry_run, &mut reinvocation);
+                plugin.admit(&mut request).await?;
+            }
+            if reinvocation.again || !reinvocation.wanted {
+                return Ok(());
+            }
+            reinvocation.again = true;
+        }
+    }
+
+    /// Lets admission refuse.
+    pub(crate) async fn validate(
+        &self,
+        operation: Operation,
+        object: Option<&mut Value>,
+        old: Option<&Value>,
+        dry_run: bool,
+    ) -> Result<(), Status> {
+        self.validate_as(&self.served.resource.kind, operation, object, old, dry_run).await
+    }
+
+    /// As [`Call::validate`], for an object of another kind than the resource's.
+    pub(crate) async fn validate_as(
+        &self,
+        kind: &str,
+        operation: Operation,
+        mut object: Option<&mut Value>,
+        old: Option<&Value>,
+        dry_run: bool,
+    ) -> Result<(), Status> {
+        let mut reinvocation = Reinvocation::default();
+        for plugin in &self.api.chain.admission {
+            let object = object.as_deref_mut();
+            let request = self.under_admission(kind, operation, object, old, dry_run, &mut reinvocation);
             plugin.validate(&request).await?;
         }
         Ok(())
+    }
+
+    /// The options of the request, as webhooks and policies see them.
+    pub(crate) fn options(&self, operation: Operation) -> Option<Value> {
+        let kind = match operation {
+            Operation::Create => "CreateOptions",
+            Operation::Update if self.attributes.verb == "patch" => "PatchOptions",
+            Operation::Update => "UpdateOptions",
+            Operation::Delete => "DeleteOptions",
+            Operation::Connect => return None,
+        };
+        let sent = (operation == Operation::Delete && !self.body.is_empty())
+            .then(|| crate::decode::decode(&self.content_type, &self.body).ok())
+            .flatten();
+        let sent = sent.map(|decoded| decoded.value).filter(Value::is_object);
+        let mut options = sent.unwrap_or_else(|| serde_json::json!({}));
+        options["kind"] = kind.into();
+        options["apiVersion"] = "meta.k8s.io/v1".into();
+        for name in ["fieldManager", "fieldValidation"] {
+            if let Some(value) = self.query.get(name).filter(|_| operation != Operation::Delete) {
+                options[name] = value.into();
+            }
+        }
+        let dry_run: Vec<&str> = self.query.all("dryRun").filter(|value| !value.is_empty()).collect();
+        if !dry_run.is_empty() {
+            options["dryRun"] = dry_run.into();
+        }
+        Some(options)
+    }
+
+    fn under_admission<'a>(
+        &'a self,
+        kind: &'a str,
+        operation: Operation,
+        object: Option<&'a mut Value>,
+        old: Option<&'a Value>,
+        dry_run: bool,
+        reinvocation: &'a mut Reinvocation,
+    ) -> AdmissionRequest<'a> {
+        AdmissionRequest {
+            attributes: &self.attributes,
+            kind,
+            operation,
+            object,
+            old_object: old,
+            dry_run,
+            warnings: &self.warnings,
+            reinvocation,
+            call: self,
+        }
     }
 
     /// 422 unless there is nothing wrong.

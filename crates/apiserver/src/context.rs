@@ -1,9 +1,11 @@
 //! What travels with a request through the pipeline, and the links of the chain it passes.
 
+use crate::call::Call;
 use async_trait::async_trait;
 use machinery::Status;
+use parking_lot::Mutex;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -98,6 +100,74 @@ pub enum Operation {
     Connect,
 }
 
+impl Operation {
+    /// The word of the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Operation::Create => "CREATE",
+            Operation::Update => "UPDATE",
+            Operation::Delete => "DELETE",
+            Operation::Connect => "CONNECT",
+        }
+    }
+}
+
+/// What is told to a client beside the answer: `Warning` headers. Each text is told once.
+#[derive(Debug, Default)]
+pub struct Warnings(Mutex<Vec<String>>);
+
+impl Warnings {
+    /// Adds a text, unless it is there already.
+    pub fn push(&self, text: String) {
+        let mut texts = self.0.lock();
+        if !texts.contains(&text) {
+            texts.push(text);
+        }
+    }
+
+    /// Adds several.
+    pub(crate) fn extend(&self, texts: impl IntoIterator<Item = String>) {
+        texts.into_iter().for_each(|text| self.push(text));
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.0.lock().len()
+    }
+
+    /// Forgets all but the first.
+    pub(crate) fn truncate(&self, len: usize) {
+        self.0.lock().truncate(len);
+    }
+
+    /// All of them.
+    pub(crate) fn take(&self) -> Vec<String> {
+        std::mem::take(&mut *self.0.lock())
+    }
+}
+
+/// Whether those who changed an object are asked once more, because others changed it after them.
+#[derive(Debug, Default)]
+pub(crate) struct Reinvocation {
+    /// This is the second round.
+    pub(crate) again: bool,
+    /// A second round is wanted.
+    pub(crate) wanted: bool,
+    /// Who was asked in this round and wants to be asked again after a change.
+    pub(crate) asked: BTreeSet<Arc<str>>,
+    /// Who is asked in the second round.
+    pub(crate) due: BTreeSet<Arc<str>>,
+    /// The object as those who are asked again left it.
+    pub(crate) left: Option<Value>,
+}
+
+impl Reinvocation {
+    /// The object has changed: who was asked so far is asked again.
+    pub(crate) fn changed(&mut self) {
+        self.due.append(&mut self.asked);
+    }
+}
+
 /// A request under admission.
 pub struct AdmissionRequest<'a> {
     /// Who wants what.
@@ -113,7 +183,11 @@ pub struct AdmissionRequest<'a> {
     /// Nothing will be stored.
     pub dry_run: bool,
     /// `Warning` headers to send with the answer.
-    pub warnings: &'a mut Vec<String>,
+    pub warnings: &'a Warnings,
+    /// Who is asked twice.
+    pub(crate) reinvocation: &'a mut Reinvocation,
+    /// The request with what is served.
+    pub(crate) call: &'a Call,
 }
 
 /// One admission plug-in.

@@ -45,6 +45,7 @@ mod table;
 pub mod token;
 pub mod transport;
 mod typing;
+mod webhook;
 
 pub use chain::{Allocator, Chain};
 pub use server::{ApiServer, Config, open_storage};

@@ -110,6 +110,22 @@ impl Catalogue {
         versions[at].1.insert((&*resource.plural).into(), Arc::new(served));
     }
 
+    /// The other versions in which a resource's objects are served, in other groups too (`events`).
+    pub(crate) fn equivalents(&self, served: &Served) -> Vec<Arc<Served>> {
+        let Some(store) = &served.store else { return Vec::new() };
+        let groups = [&*served.resource.group, &*store.info().group, "", "events.k8s.io"];
+        let mut found: Vec<Arc<Served>> = Vec::new();
+        for group in
+            groups.iter().enumerate().filter(|(at, group)| !groups[..*at].contains(group)).map(|(_, group)| group)
+        {
+            let versions = self.groups.get(*group).into_iter().flat_map(|versions| versions.iter());
+            let same = versions.filter_map(|(_, resources)| resources.get(&*served.resource.plural));
+            let same = same.filter(|other| other.store.as_ref().is_some_and(|other| Arc::ptr_eq(other, store)));
+            found.extend(same.filter(|other| other.api_version != served.api_version).cloned());
+        }
+        found
+    }
+
     /// The resource of a path; 404 when there is none.
     pub(crate) fn find(&self, group: &str, version: &str, resource: &str) -> Result<Arc<Served>, Status> {
         let versions = self.groups.get(group).into_iter().flat_map(|versions| versions.iter());

@@ -3,7 +3,7 @@
 use crate::body::{Body, BodyError, RequestBody};
 use crate::call::Call;
 use crate::chain::Chain;
-use crate::context::{Attributes, Peer, UserInfo};
+use crate::context::{Attributes, Peer, UserInfo, Warnings};
 use crate::discovery::Discovery;
 use crate::endpoint::{EndpointRequest, read_body};
 use crate::handlers;
@@ -160,6 +160,7 @@ impl ApiServer {
         }
         let served = self.catalogue().find(&info.group, &info.version, &info.resource)?;
         if let Some(endpoint) = self.endpoint(&served, &info.subresource) {
+            crate::connect::admit(&self, &served, &attributes, &query, &info.rest).await?;
             let dry_run = query.get("dryRun").is_some();
             let storage = Arc::clone(&self.storage);
             return endpoint
@@ -180,7 +181,7 @@ impl ApiServer {
             served,
             attributes,
             query,
-            warnings: Vec::new(),
+            warnings: Warnings::default(),
         };
         let result = match (&*call.served.resource.plural, &*info.subresource) {
             ("bindings", _) => subresource::bind(&mut call).await,
@@ -189,7 +190,7 @@ impl ApiServer {
             _ => subresource::handle(&mut call).await,
         };
         let mut response = result.unwrap_or_else(|status| respond::status(call.accept, &status));
-        warn(&mut response, &call.warnings);
+        warn(&mut response, &call.warnings.take());
         Ok(response)
     }
 

@@ -59,11 +59,20 @@ impl std::fmt::Debug for Client {
 impl Client {
     /// A client with this TLS configuration. The URL's host, name or address, must be in the server's certificate.
     pub fn new(tls: ClientConfig) -> Self {
-        let connector = Connector { tls: TlsConnector::from(Arc::new(tls)) };
+        Self::build(Connector { tls: TlsConnector::from(Arc::new(tls)), name: None }, IDLE_CONNECTIONS_MAX)
+    }
+
+    /// A client for servers that have this name in their certificate, whatever the URL's host is. At most `idle_max` connections
+    /// to one of them are kept when nobody uses them.
+    pub fn named(tls: ClientConfig, name: ServerName<'static>, idle_max: usize) -> Self {
+        Self::build(Connector { tls: TlsConnector::from(Arc::new(tls)), name: Some(name) }, idle_max)
+    }
+
+    fn build(connector: Connector, idle_max: usize) -> Self {
         let inner = legacy::Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
-            .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
+            .pool_max_idle_per_host(idle_max)
             .build(connector);
         Self { inner }
     }
@@ -114,6 +123,8 @@ fn is_hang_up(error: &std::io::Error) -> bool {
 #[derive(Clone)]
 struct Connector {
     tls: TlsConnector,
+    /// What the server's certificate must name; by default the URL's host.
+    name: Option<ServerName<'static>>,
 }
 
 impl tower::Service<Uri> for Connector {
@@ -126,12 +137,12 @@ impl tower::Service<Uri> for Connector {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let tls = self.tls.clone();
-        Box::pin(async move { tokio::time::timeout(CONNECT_TIMEOUT, connect(tls, uri)).await? })
+        let (tls, name) = (self.tls.clone(), self.name.clone());
+        Box::pin(async move { tokio::time::timeout(CONNECT_TIMEOUT, connect(tls, name, uri)).await? })
     }
 }
 
-async fn connect(tls: TlsConnector, uri: Uri) -> Result<Stream, BoxError> {
+async fn connect(tls: TlsConnector, name: Option<ServerName<'static>>, uri: Uri) -> Result<Stream, BoxError> {
     let secure = uri.scheme_str() == Some("https");
     let host = uri.host().ok_or("the URL has no host")?;
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host).to_owned();
@@ -139,7 +150,10 @@ async fn connect(tls: TlsConnector, uri: Uri) -> Result<Stream, BoxError> {
     let tcp = TcpStream::connect((host.as_str(), port)).await?;
     tcp.set_nodelay(true)?;
     let io: Box<dyn Duplex> = match secure {
-        true => Box::new(tls.connect(ServerName::try_from(host)?, tcp).await?),
+        true => {
+            let name = name.map_or_else(|| ServerName::try_from(host), Ok)?;
+            Box::new(tls.connect(name, tcp).await?)
+        }
         false => Box::new(tcp),
     };
     Ok(Stream(TokioIo::new(io)))

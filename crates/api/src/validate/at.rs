@@ -84,6 +84,10 @@ impl Errors {
         self.0.push(FieldError::too_long(&at.path(), max));
     }
 
+    pub(super) fn too_many(&mut self, at: &At<'_>, count: usize, max: usize) {
+        self.0.push(FieldError::too_many(&at.path(), count, max));
+    }
+
     /// One of these values was expected; they are listed in the order given, which is upstream's.
     pub(super) fn unsupported(&mut self, at: &At<'_>, value: impl Into<Value>, supported: &[&str]) {
         let list: Vec<String> = supported.iter().map(|s| format!("{s:?}")).collect();

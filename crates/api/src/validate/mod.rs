@@ -18,6 +18,7 @@ mod security;
 mod services;
 mod text;
 mod volumes;
+mod webhooks;
 mod workloads;
 
 use at::{At, Errors};
@@ -47,6 +48,9 @@ pub fn create(group: &str, version: &str, kind: &str, object: &Value) -> Vec<Fie
         ("rbac.authorization.k8s.io", "Role" | "ClusterRole") => rbac::role(object, kind == "Role", &mut errors),
         ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => {
             rbac::binding(object, kind == "RoleBinding", &mut errors);
+        }
+        ("admissionregistration.k8s.io", "MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration") => {
+            webhooks::configuration(object, None, &mut errors);
         }
         _ => generic::check(group, version, kind, object, &mut errors),
     }
@@ -82,6 +86,9 @@ pub fn update(group: &str, version: &str, kind: &str, new: &Value, old: &Value) 
         ("rbac.authorization.k8s.io", "Role" | "ClusterRole") => rbac::role(new, kind == "Role", &mut errors),
         ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => {
             rbac::binding_update(new, old, kind == "RoleBinding", &mut errors);
+        }
+        ("admissionregistration.k8s.io", "MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration") => {
+            webhooks::configuration(new, Some(old), &mut errors);
         }
         _ => generic::check(group, version, kind, new, &mut errors),
     }

@@ -16,7 +16,6 @@ const GENERIC: &[&str] = &[
     "IPAddress",
     "Ingress",
     "IngressClass",
-    "MutatingWebhookConfiguration",
     "NetworkPolicy",
     "PersistentVolume",
     "PodDisruptionBudget",
@@ -24,7 +23,6 @@ const GENERIC: &[&str] = &[
     "RuntimeClass",
     "ServiceCIDR",
     "StorageClass",
-    "ValidatingWebhookConfiguration",
     "VolumeAttachment",
 ];
 
@@ -113,6 +111,80 @@ fn errors_on_change_as_upstream() {
         );
     }
     assert_eq!(wrong, 0);
+}
+
+#[test]
+fn webhook_configurations() {
+    let hook = json!({
+        "name": "a.b.c", "sideEffects": "None", "admissionReviewVersions": ["v1"],
+        "clientConfig": {"service": {"name": "s", "namespace": "n", "path": "/a/b", "port": 443}},
+        "rules": [{"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods", "pods/status"]}],
+    });
+    let set = |path: &str, value: Value| {
+        let mut hook = hook.clone();
+        let (parent, field) = path.rsplit_once('/').unwrap();
+        hook.pointer_mut(parent).unwrap()[field] = value;
+        hook
+    };
+    for (hook, expected) in [
+        (hook.clone(), ""),
+        (
+            set("/name", json!("a.b")),
+            "webhooks[0].name: Invalid value: \"a.b\": should be a domain with at least three segments separated by dots",
+        ),
+        (
+            set("/sideEffects", json!("Some")),
+            "webhooks[0].sideEffects: Unsupported value: \"Some\": supported values: \"None\", \"NoneOnDryRun\"",
+        ),
+        (
+            set("/timeoutSeconds", json!(31)),
+            "webhooks[0].timeoutSeconds: Invalid value: 31: the timeout value must be between 1 and 30 seconds",
+        ),
+        (
+            set("/clientConfig", json!({})),
+            "webhooks[0].clientConfig: Required value: exactly one of url or service is required",
+        ),
+        (
+            set("/clientConfig", json!({"url": "http://x/"})),
+            "webhooks[0].clientConfig.url: Invalid value: \"http\": 'https' is the only allowed URL scheme; desired format: https://host[/path]",
+        ),
+        (
+            set("/clientConfig", json!({"url": "https://u@x/?a=b"})),
+            "webhooks[0].clientConfig.url: Invalid value: \"u\": user information is not permitted in the URL",
+        ),
+        (
+            set("/clientConfig/service/path", json!("/a//b")),
+            "webhooks[0].clientConfig.service.path: Invalid value: \"/a//b\": segment[1] may not be empty",
+        ),
+        (
+            set("/clientConfig/service/port", json!(70000)),
+            "webhooks[0].clientConfig.service.port: Invalid value: 70000: port is not valid: must be between 1 and 65535, inclusive",
+        ),
+        (
+            set("/admissionReviewVersions", json!(["v2"])),
+            "webhooks[0].admissionReviewVersions: Invalid value: [\"v2\"]: must include at least one of v1, v1beta1",
+        ),
+        (
+            set("/rules/0/operations", json!(["*", "CREATE"])),
+            "webhooks[0].rules[0].operations: Invalid value: [\"*\",\"CREATE\"]: if '*' is present, must not specify other operations",
+        ),
+        (
+            set("/rules/0/operations", json!(["GET"])),
+            "webhooks[0].rules[0].operations[0]: Unsupported value: \"GET\": supported values: \"*\", \"CONNECT\", \"CREATE\", \"DELETE\", \"UPDATE\"",
+        ),
+        (
+            set("/rules/0/resources", json!(["*/*", "pods"])),
+            "webhooks[0].rules[0].resources: Invalid value: [\"*/*\",\"pods\"]: if '*/*' is present, must not specify other resources",
+        ),
+        (
+            set("/matchConditions", json!([{"name": "", "expression": "true"}])),
+            "webhooks[0].matchConditions[0].name: Required value",
+        ),
+    ] {
+        let object = json!({"kind": "ValidatingWebhookConfiguration", "metadata": {"name": "v"}, "webhooks": [hook]});
+        let errors = create("admissionregistration.k8s.io", "v1", "ValidatingWebhookConfiguration", &object);
+        assert_eq!(errors.first().map(ToString::to_string).unwrap_or_default(), expected);
+    }
 }
 
 #[test]

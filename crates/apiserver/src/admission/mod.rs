@@ -11,6 +11,7 @@ mod quota;
 mod runtime_class;
 mod service_account;
 mod taint_nodes;
+mod webhooks;
 
 use crate::context::{AdmissionPlugin, AdmissionRequest, Operation};
 use crate::storage::Storage;
@@ -37,6 +38,11 @@ pub fn plugins(storage: &Arc<Storage>) -> Result<Vec<Arc<dyn AdmissionPlugin>>, 
         }),
         Arc::new(runtime_class::RuntimeClass { classes: storage.kind("node.k8s.io", "runtimeclasses")? }),
     ])
+}
+
+/// Mutating, then validating webhooks: after all plug-ins of our own have changed what they change.
+pub fn webhook_plugins(storage: &Arc<Storage>) -> Result<[Arc<dyn AdmissionPlugin>; 2], Status> {
+    webhooks::plugins(storage, &crate::webhook::Caller::new(Arc::clone(storage)))
 }
 
 /// The plug-in that comes last: what it has charged is refused by nobody any more.

@@ -61,7 +61,7 @@ impl AdmissionPlugin for PodSecurity {
         "PodSecurity"
     }
 
-    async fn admit(&self, request: &mut AdmissionRequest<'_>) -> Result<(), Status> {
+    async fn validate(&self, request: &AdmissionRequest<'_>) -> Result<(), Status> {
         if !matches!(request.operation, Operation::Create | Operation::Update) {
             return Ok(());
         }

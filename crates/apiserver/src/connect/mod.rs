@@ -7,9 +7,11 @@ mod exec;
 mod forward;
 mod kubelet;
 mod logs;
+mod options;
 mod proxy;
 
 pub(crate) use forward::percent_decode;
+pub(crate) use options::admit;
 
 use crate::context::Attributes;
 use crate::endpoint::Endpoints;

@@ -6,6 +6,7 @@ use crate::body::Body;
 use crate::endpoint::{Endpoint, EndpointRequest};
 use crate::meta;
 use crate::storage::Selection;
+use crate::webhook::ready;
 use async_trait::async_trait;
 use http::header::{HeaderName, HeaderValue, LOCATION};
 use http::request::Parts;
@@ -197,20 +198,9 @@ fn service_port(service: &Value, asked: &Asked<'_>) -> Result<String, Status> {
     })
 }
 
-/// Addresses of ready endpoints with the number of the named port.
-fn ready(slice: &Value, port_name: &str) -> Vec<(String, u64)> {
-    let mut ports = slice["ports"].as_array().into_iter().flatten();
-    let port = ports.find(|port| meta::text_at(port, &["name"]) == port_name).and_then(|port| port["port"].as_u64());
-    let Some(port) = port else { return Vec::new() };
-    let endpoints = slice["endpoints"].as_array().into_iter().flatten();
-    let ready = endpoints.filter(|endpoint| endpoint["conditions"]["ready"].as_bool().unwrap_or(true));
-    ready.filter_map(|endpoint| Some((endpoint["addresses"][0].as_str()?.to_owned(), port))).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn names_with_scheme_and_port() {
@@ -258,19 +248,5 @@ mod tests {
         ] {
             assert_eq!(check_address(address).is_ok(), good, "{address}");
         }
-    }
-
-    #[test]
-    fn ready_endpoints() {
-        let slice = json!({
-            "ports": [{"name": "http", "port": 8080}],
-            "endpoints": [
-                {"addresses": ["10.0.0.1"], "conditions": {"ready": true}},
-                {"addresses": ["10.0.0.2"], "conditions": {"ready": false}},
-                {"addresses": ["10.0.0.3"]},
-            ],
-        });
-        assert_eq!(ready(&slice, "http"), [("10.0.0.1".to_owned(), 8080), ("10.0.0.3".to_owned(), 8080)]);
-        assert_eq!(ready(&slice, "other"), []);
     }
 }

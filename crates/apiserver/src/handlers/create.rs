@@ -65,8 +65,9 @@ pub(super) async fn store_new(call: &mut Call, mut written: Written, dry_run: bo
         return Err(Status::internal("resourceVersion should not be set on objects to be created"));
     }
     call.attributes.name.clone_from(&named);
+    wipe(&mut object);
+    call.admit(Operation::Create, Some(&mut object), None, dry_run).await?;
     begin(&mut object);
-    call.admit(Operation::Create, &mut object, None, dry_run).await?;
     served.strategy.prepare_create(&mut object);
     let (group, kind) = (store.info().group.clone(), store.info().kind.clone());
     let mut errors = served.typing.validate_create((&group, &store.info().version, &kind), &object);
@@ -98,7 +99,16 @@ pub(super) async fn store_new(call: &mut Call, mut written: Written, dry_run: bo
     })
 }
 
-/// What every new object gets, and what no client may set.
+/// What no client may set.
+fn wipe(object: &mut Value) {
+    let metadata = meta::metadata(object);
+    let system = ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"];
+    for field in system.into_iter().chain(["managedFields", "resourceVersion"]) {
+        metadata.remove(field);
+    }
+}
+
+/// What every new object gets.
 fn begin(object: &mut Value) {
     let metadata = meta::metadata(object);
     for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion"] {

@@ -174,6 +174,7 @@ pub(crate) async fn delete_one(
             .check(store.info(), &entry)
             .map_err(|status| Status { details: status.details, ..status })?;
         let old = entry.value();
+        call.admit(Operation::Delete, None, Some(&old), options.dry_run).await?;
         call.validate(Operation::Delete, None, Some(&old), options.dry_run).await?;
         match plan(call, &old, options) {
             Plan::Keep => return Ok(Deleted { object: entry.object.clone(), gone: false }),

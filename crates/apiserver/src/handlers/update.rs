@@ -91,7 +91,7 @@ where
         check_identity(call, &object, &entry)?;
         let pinned = Target::pinned(&object);
         meta::copy_revision(&mut object, old);
-        call.admit(Operation::Update, &mut object, Some(old), dry_run).await?;
+        call.admit(Operation::Update, Some(&mut object), Some(old), dry_run).await?;
         keep_metadata(&mut object, old);
         served.strategy.prepare_update(target.part, &mut object, old);
         keep_metadata(&mut object, old);

@@ -22,9 +22,11 @@ pub(super) async fn bind(call: &mut Call) -> Result<Response<Body>, Status> {
             meta::name(&binding)
         )));
     }
-    let node = target(&binding)?;
+    target(&binding)?;
     let dry_run = call.dry_run()?;
-    call.validate(Operation::Create, Some(&mut binding), None, dry_run).await?;
+    call.admit_as("Binding", Operation::Create, Some(&mut binding), None, dry_run).await?;
+    call.validate_as("Binding", Operation::Create, Some(&mut binding), None, dry_run).await?;
+    let node = target(&binding)?;
     let pods = call.api.storage.kind("", "pods")?;
     if dry_run {
         assign(&mut pods.find(call.namespace(), &name)?.value(), &binding, &node, &name)?;

@@ -2,6 +2,7 @@
 
 use crate::body::Body;
 use crate::call::Call;
+use crate::context::Operation;
 use crate::decode::decode;
 use crate::handlers::{DeleteOptions, delete_one};
 use crate::meta;
@@ -27,6 +28,8 @@ pub(super) async fn evict(call: &mut Call) -> Result<Response<Body>, Status> {
     }
     let mut options = DeleteOptions::read(eviction.get("deleteOptions").unwrap_or(&Value::Null))?;
     options.dry_run |= call.dry_run()?;
+    call.admit_as("Eviction", Operation::Create, Some(&mut eviction), None, options.dry_run).await?;
+    call.validate_as("Eviction", Operation::Create, Some(&mut eviction), None, options.dry_run).await?;
     let entry = call.served.store()?.find(&namespace, &name)?;
     let pod = entry.value();
     if !ignores_budgets(&pod) {
