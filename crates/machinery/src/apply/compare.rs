@@ -5,7 +5,6 @@ use super::place::{Form, Items, Place};
 use super::set::Set;
 use crate::schema::ListType;
 use serde_json::{Map, Value};
-use std::collections::BTreeMap;
 
 /// What became of the fields.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -31,13 +30,8 @@ impl Change {
     }
 
     /// Leaves out what is at or below the paths of a set.
-    pub fn without(&self, other: &Set) -> Change {
+    pub fn without(self, other: &Set) -> Change {
         Change { set: self.set.without(other), removed: self.removed.without(other) }
-    }
-
-    /// Keeps only what is at or below a path.
-    pub fn at_or_below(&self, path: &[&str]) -> Change {
-        Change { set: self.set.at_or_below(path), removed: self.removed.at_or_below(path) }
     }
 
     fn push(&mut self, element: impl Fn() -> Element, (fate, below): (Fate, Change)) {
@@ -146,37 +140,46 @@ fn members<'s, P: Place<'s>>(
 }
 
 fn list<'s, P: Place<'s>>(old: &[Value], new: &[Value], items: &Items<'s, P>, item: P, change: &mut Change) {
-    // Items that cannot be told apart are left to validation.
-    let mut pairs: BTreeMap<Element, (Vec<&Value>, Vec<&Value>)> = BTreeMap::new();
-    for value in old {
-        if let Ok(element) = items.element(value) {
-            pairs.entry(element).or_default().0.push(value);
-        }
-    }
-    for value in new {
-        if let Ok(element) = items.element(value) {
-            pairs.entry(element).or_default().1.push(value);
-        }
-    }
-    for (element, (before, after)) in pairs {
-        let found = match (before.as_slice(), after.as_slice()) {
-            ([] | [_], [] | [_]) => walk(before.first().copied(), after.first().copied(), item),
+    let (left, right) = (items.told(old), items.told(new));
+    let (mut left, mut right) = (left.as_slice(), right.as_slice());
+    while let Some(element) = least(left, right) {
+        let (before, after) = (taken(&mut left, element), taken(&mut right, element));
+        let found = match (before, after) {
+            ([] | [_], [] | [_]) => {
+                walk(before.first().map(|(_, value)| *value), after.first().map(|(_, value)| *value), item)
+            }
             // Items that stand several times are one value together.
             ([_, _, ..], [_, _, ..]) => {
-                let kept = before.len() == after.len() && before.iter().zip(&after).all(|(a, b)| same(a, b));
+                let kept = before.len() == after.len() && before.iter().zip(after).all(|((_, a), (_, b))| same(a, b));
                 (if kept { Fate::Kept } else { Fate::Set }, Change::default())
             }
             ([_, _, ..], _) => {
-                let (fate, below) = walk(None, after.first().copied(), item);
                 change.removed.push(|| element.clone(), true, Set::default());
-                (fate, below)
+                walk(None, after.first().map(|(_, value)| *value), item)
             }
             (_, [_, _, ..]) => {
-                let (fate, below) = walk(before.first().copied(), None, item);
                 change.set.push(|| element.clone(), true, Set::default());
-                (fate, below)
+                walk(before.first().map(|(_, value)| *value), None, item)
             }
         };
         change.push(|| element.clone(), found);
     }
+}
+
+/// Items with their path elements, sorted by these.
+type Told<'v> = [(Element, &'v Value)];
+
+fn least<'t>(left: &'t Told<'_>, right: &'t Told<'_>) -> Option<&'t Element> {
+    match (left.first(), right.first()) {
+        (Some((a, _)), Some((b, _))) => Some(a.min(b)),
+        (one, other) => one.or(other).map(|(element, _)| element),
+    }
+}
+
+/// Takes the items of an element off the front.
+fn taken<'t, 'v>(told: &mut &'t Told<'v>, element: &Element) -> &'t Told<'v> {
+    let count = told.iter().take_while(|(own, _)| own == element).count();
+    let (taken, rest) = told.split_at(count);
+    *told = rest;
+    taken
 }

@@ -25,7 +25,7 @@ impl Element {
 
     /// Reads `f:…`, `k:…`, `v:…` or `i:…`. `Ok(None)` for a kind of step that is not known, which a later version may know.
     pub fn parse(text: &str) -> Result<Option<Element>, String> {
-        let Some((kind, rest)) = text.split_once(':').filter(|(kind, _)| kind.len() == 1) else {
+        let (Some(kind), Some(":"), Some(rest)) = (text.get(..1), text.get(1..2), text.get(2..)) else {
             return Err(format!("missing colon: {text}"));
         };
         let json = |text: &str| serde_json::from_str::<Value>(text).map_err(|error| error.to_string());
@@ -82,6 +82,11 @@ fn json_value(out: &mut String, value: &Value) {
 
 /// Writes a JSON string as Go does.
 pub(super) fn json_string(out: &mut String, text: &str) {
+    if text.bytes().all(|byte| matches!(byte, b' '..=b'~' if !matches!(byte, b'"' | b'\\' | b'<' | b'>' | b'&'))) {
+        out.push('"');
+        out.push_str(text);
+        return out.push('"');
+    }
     let start = out.len();
     // Writing JSON to memory cannot fail.
     out.push_str(&serde_json::to_string(text).unwrap_or_default());

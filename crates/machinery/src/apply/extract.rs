@@ -5,7 +5,6 @@ use super::place::{Form, Items, Place, Scalar};
 use super::set::Set;
 use crate::schema::ListType;
 use serde_json::Value;
-use std::collections::BTreeMap;
 
 /// The fields of an object.
 pub fn extract<'s, P: Place<'s>>(object: &Value, place: P) -> Set {
@@ -36,14 +35,13 @@ fn walk<'s, P: Place<'s>>(value: &Value, place: P) -> (bool, Set) {
 }
 
 fn items<'s, P: Place<'s>>(values: &[Value], items: &Items<'s, P>, item: P, set: &mut Set) {
-    let mut found: BTreeMap<Element, Vec<&Value>> = BTreeMap::new();
-    for value in values {
-        if let Ok(element) = items.element(value) {
-            found.entry(element).or_default().push(value);
+    let mut told = items.told(values).into_iter().peekable();
+    while let Some((element, value)) = told.next() {
+        let mut several = false;
+        while told.next_if(|(next, _)| *next == element).is_some() {
+            several = true;
         }
-    }
-    for (element, values) in found {
-        let below = if let [value] = values.as_slice() { walk(value, item).1 } else { Set::default() };
+        let below = if several { Set::default() } else { walk(value, item).1 };
         set.push(|| element, true, below);
     }
 }
@@ -52,77 +50,76 @@ fn items<'s, P: Place<'s>>(values: &[Value], items: &Items<'s, P>, item: P, set:
 /// type, items that stand twice.
 pub fn check<'s, P: Place<'s>>(object: &Value, place: P) -> Result<(), String> {
     let mut errors = Vec::new();
-    validate(object, place, &mut String::new(), &mut errors);
-    match errors.as_slice() {
-        [] => Ok(()),
-        [one] => Err(one.clone()),
-        _ => Err(format!("errors:\n  {}", errors.join("\n  "))),
+    validate(object, place, &mut errors);
+    let mut told =
+        errors.into_iter().map(|Wrong { path, what }| if path.is_empty() { what } else { format!("{path}: {what}") });
+    match (told.next(), told.next()) {
+        (None, _) => Ok(()),
+        (Some(one), None) => Err(one),
+        (Some(one), Some(two)) => {
+            Err(["errors:".to_owned(), one, two].into_iter().chain(told).collect::<Vec<_>>().join("\n  "))
+        }
     }
 }
 
-fn validate<'s, P: Place<'s>>(value: &Value, place: P, path: &mut String, errors: &mut Vec<String>) {
-    let mut complain = |what: String| errors.push(if path.is_empty() { what } else { format!("{path}: {what}") });
+struct Wrong {
+    path: String,
+    what: String,
+}
+
+fn wrong(what: impl Into<String>) -> Wrong {
+    Wrong { path: String::new(), what: what.into() }
+}
+
+/// Puts a step before the paths of the errors since some.
+fn below(errors: &mut [Wrong], step: impl Fn() -> String) {
+    for error in errors {
+        error.path.insert_str(0, &step());
+    }
+}
+
+fn validate<'s, P: Place<'s>>(value: &Value, place: P, errors: &mut Vec<Wrong>) {
     match (place.form(value), value) {
         (_, Value::Null) => {}
-        (Form::Scalar(scalar), value) => {
-            if let Some(what) = wrong_scalar(scalar, value) {
-                complain(what);
-            }
-        }
+        (Form::Scalar(scalar), value) => errors.extend(wrong_scalar(scalar, value).map(wrong)),
         (Form::Map { .. }, Value::Object(map)) => {
             for (name, value) in map {
-                let before = path.len();
-                path.push('.');
-                path.push_str(name);
-                let declared = match place.member(name) {
-                    Some(member) => {
-                        validate(value, member.place, path, errors);
-                        true
-                    }
-                    None => {
-                        errors.push(format!("{path}: field not declared in schema"));
-                        false
-                    }
-                };
-                path.truncate(before);
-                if !declared {
+                let (since, member) = (errors.len(), place.member(name));
+                match member {
+                    Some(member) => validate(value, member.place, errors),
+                    None => errors.push(wrong("field not declared in schema")),
+                }
+                below(&mut errors[since..], || format!(".{name}"));
+                if member.is_none() {
                     return;
                 }
             }
         }
-        (Form::List { kind, item }, Value::Array(values)) => validate_items(values, place, (kind, item), path, errors),
-        (Form::Map { .. }, value) => complain(format!("expected map, got &{{{}}}", shown(value))),
-        (Form::List { .. }, value) => complain(format!("expected list, got &{{{}}}", shown(value))),
+        (Form::List { kind, item }, Value::Array(values)) => validate_items(values, place, (kind, item), errors),
+        (Form::Map { .. }, value) => errors.push(wrong(format!("expected map, got &{{{}}}", shown(value)))),
+        (Form::List { .. }, value) => errors.push(wrong(format!("expected list, got &{{{}}}", shown(value)))),
     }
 }
 
-fn validate_items<'s, P: Place<'s>>(
-    values: &[Value],
-    list: P,
-    (kind, item): (ListType, P),
-    path: &mut String,
-    errors: &mut Vec<String>,
-) {
+fn validate_items<'s, P: Place<'s>>(values: &[Value], list: P, (kind, item): (ListType, P), errors: &mut Vec<Wrong>) {
     let told_apart = (kind != ListType::Atomic).then(|| Items::new(list, kind, item));
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = Vec::with_capacity(values.len());
     for (at, value) in values.iter().enumerate() {
         let element = match &told_apart {
             None => Element::Index(at),
             Some(items) => match items.element(value) {
                 Ok(element) => element,
-                Err(why) => return errors.push(format!("{path}: element {at}: {why}")),
+                Err(why) => return errors.push(wrong(format!("element {at}: {why}"))),
             },
         };
-        let before = path.len();
-        path.push_str(&element.to_string());
-        validate(value, item, path, errors);
-        path.truncate(before);
-        if told_apart.is_some() {
-            let shown = element.to_string();
-            if !seen.insert(element) {
-                errors.push(format!("{path}: duplicate entries for key {shown}"));
-            }
-        }
+        let since = errors.len();
+        validate(value, item, errors);
+        below(&mut errors[since..], || element.to_string());
+        seen.push(element);
+    }
+    seen.sort();
+    for pair in seen.windows(2).filter(|pair| pair[0] == pair[1]) {
+        errors.push(wrong(format!("duplicate entries for key {}", pair[0])));
     }
 }
 

@@ -166,7 +166,8 @@ impl<'s, P: Place<'s>> Items<'s, P> {
             Value::Null => return Err("associative list with keys may not have a null element".to_owned()),
             _ => return Err("associative list with keys may not have non-map elements".to_owned()),
         };
-        let mut fields: Vec<(Box<str>, Value)> = keys.iter().filter_map(|key| self.key(map, key)).collect();
+        let mut fields: Vec<(Box<str>, Value)> = Vec::with_capacity(keys.len());
+        fields.extend(keys.iter().filter_map(|key| self.key(map, key)));
         if fields.is_empty() {
             let names = keys.iter().map(|key| format!("{key:?}")).collect::<Vec<_>>().join(" ");
             return Err(format!(
@@ -175,6 +176,14 @@ impl<'s, P: Place<'s>> Items<'s, P> {
         }
         fields.sort_by(|(a, _), (b, _)| a.cmp(b));
         Ok(Element::Key(fields.into()))
+    }
+
+    /// Items with their path elements, sorted by these. Items that cannot be told apart are left out: validation tells of them.
+    pub(super) fn told<'v>(&self, values: &'v [Value]) -> Vec<(Element, &'v Value)> {
+        let mut told = Vec::with_capacity(values.len());
+        told.extend(values.iter().filter_map(|value| Some((self.element(value).ok()?, value))));
+        told.sort_by(|(a, _), (b, _)| a.cmp(b));
+        told
     }
 
     fn key(&self, map: &Map<String, Value>, key: &str) -> Option<(Box<str>, Value)> {

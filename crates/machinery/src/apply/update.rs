@@ -137,11 +137,11 @@ impl<'s, V: Versions<'s>> Write<'_, V> {
             };
             if manager.fields.intersects(&seen.set) {
                 let fields = manager.fields.intersection(&seen.set);
-                manager.fields = manager.fields.difference(&seen.set);
+                manager.fields = std::mem::take(&mut manager.fields).difference(&seen.set);
                 lost.push(Manager { fields, ..manager.clone() });
             }
             if manager.fields.intersects(&seen.removed) {
-                manager.fields = manager.fields.difference(&seen.removed);
+                manager.fields = std::mem::take(&mut manager.fields).difference(&seen.removed);
             }
         }
         for at in gone.into_iter().rev() {
@@ -172,7 +172,8 @@ impl<'s, V: Versions<'s>> Write<'_, V> {
         };
         check(config, place).map_err(ApplyError::Invalid)?;
         let mut managers = managers;
-        let merged = merge(self.live, config, place);
+        let mut merged = self.live.clone();
+        merge(&mut merged, config, place);
         let last = managers.position(&self.manager).map(|at| managers.0.remove(at));
         let fields = self.versions.writable(extract(config, place), self.version);
         managers.0.push(Manager {
@@ -185,7 +186,7 @@ impl<'s, V: Versions<'s>> Write<'_, V> {
             _ => merged,
         };
         let change = compare(self.live, &object, place);
-        let mut after = managers.clone();
+        let mut after = managers;
         let lost = self.take(&object, &change, &mut after, Some(&self.manager));
         if !force && !lost.is_empty() {
             return Err(ApplyError::Conflicts(conflicts(lost)));
@@ -193,7 +194,7 @@ impl<'s, V: Versions<'s>> Write<'_, V> {
         let changed = !super::element::same(self.live, &object);
         if let Some(at) = after.position(&self.manager) {
             let own = &mut after.0[at];
-            own.fields = own.fields.difference(unowned());
+            own.fields = std::mem::take(&mut own.fields).difference(unowned());
             if changed {
                 own.time = Some(now.to_owned());
             }
