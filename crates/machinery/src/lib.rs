@@ -18,6 +18,7 @@ pub mod schema;
 pub mod selector;
 mod status;
 pub mod strategic;
+pub mod structural;
 pub mod time;
 
 pub use status::{Status, StatusCause, StatusDetails};
