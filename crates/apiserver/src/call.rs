@@ -350,11 +350,11 @@ impl Call {
     }
 
     /// Answers with a stored object in the shape asked for.
-    pub(crate) fn answer(&self, code: StatusCode, object: &Object) -> Result<Response<Body>, Status> {
+    pub(crate) async fn answer(&self, code: StatusCode, object: &Object) -> Result<Response<Body>, Status> {
         if self.accept == Accept::default() {
-            return Ok(respond::encoded(Format::Json, code, Body::full(self.served.body(object))));
+            return Ok(respond::encoded(Format::Json, code, Body::full(self.served.body(object).await?)));
         }
-        self.answer_value(code, self.served.value(object))
+        self.answer_value(code, self.served.value(object).await?)
     }
 
     /// Answers with an object of the served version in the shape asked for.

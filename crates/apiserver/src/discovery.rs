@@ -3,8 +3,9 @@
 use crate::body::Body;
 use crate::negotiate::Accept;
 use crate::respond;
+use crate::served::Catalogue;
 use crate::server::{ApiServer, Config};
-use api::catalogue::{self, Resource};
+use api::catalogue::{Resource, api_version};
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH};
 use http::request::Parts;
@@ -27,19 +28,19 @@ impl Document {
     }
 }
 
-/// The aggregated documents, made once.
-pub(crate) struct Discovery {
+/// The aggregated documents of a catalogue.
+pub(crate) struct Documents {
     core: [Document; 2],
     groups: [Document; 2],
-    version: Value,
 }
 
 const AGGREGATED: [(&str, &str); 2] = [("v2", "apidiscovery.k8s.io/v2"), ("v2beta1", "apidiscovery.k8s.io/v2beta1")];
 
-impl Discovery {
-    pub(crate) fn builtin(config: &Config) -> Discovery {
-        let document = |core: bool| AGGREGATED.map(|(_, api_version)| Document::new(&aggregated(core, api_version)));
-        Discovery { core: document(true), groups: document(false), version: version(config) }
+impl Documents {
+    fn of(catalogue: &Catalogue) -> Documents {
+        let document =
+            |core| AGGREGATED.map(|(_, api_version)| Document::new(&aggregated(catalogue, core, api_version)));
+        Documents { core: document(true), groups: document(false) }
     }
 }
 
@@ -47,19 +48,21 @@ impl Discovery {
 pub(crate) fn serve(api: &ApiServer, parts: &Parts) -> Option<Result<Response<Body>, Status>> {
     let path = parts.uri.path().trim_end_matches('/');
     let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+    let catalogue = api.catalogue();
     let document = match *segments.as_slice() {
         ["api"] | ["apis"] => {
-            let documents = if segments[0] == "api" { &api.discovery.core } else { &api.discovery.groups };
             if let Some(index) = wants_aggregated(parts) {
+                let documents = catalogue.documents.get_or_init(|| Documents::of(&catalogue));
+                let documents = if segments[0] == "api" { &documents.core } else { &documents.groups };
                 return Some(Ok(aggregated_response(&documents[index], parts, AGGREGATED[index].0)));
             }
-            if segments[0] == "api" { versions(&api.config) } else { groups() }
+            if segments[0] == "api" { versions(&api.config) } else { groups(&catalogue) }
         }
-        ["api", version] => resources("", version)?,
-        ["apis", name] => group(name)?,
-        ["apis", group, version] => resources(group, version)?,
-        ["version"] => api.discovery.version.clone(),
-        [""] => paths(),
+        ["api", version] => resources(&catalogue, "", version)?,
+        ["apis", name] => group(&catalogue, name)?,
+        ["apis", group, version] => resources(&catalogue, group, version)?,
+        ["version"] => version(&api.config),
+        [""] => paths(&catalogue),
         ["openapi", ref rest @ ..] => return crate::openapi::serve(parts, rest),
         _ => return None,
     };
@@ -115,22 +118,19 @@ fn aggregated_response(document: &Document, parts: &Parts, version: &str) -> Res
     response
 }
 
-fn aggregated(core: bool, api_version: &str) -> Value {
-    let groups = catalogue::groups().iter().filter(|group| group.name.is_empty() == core);
+fn aggregated(catalogue: &Catalogue, core: bool, api_version: &str) -> Value {
+    let groups = catalogue.group_names().into_iter().filter(|group| group.is_empty() == core);
     let items: Vec<Value> = groups
         .map(|group| {
-            let versions: Vec<Value> = group
-                .versions
-                .iter()
-                .map(|version| {
-                    let resources: Vec<Value> =
-                        catalogue::in_version(group.name, version).map(|r| aggregated_resource(r)).collect();
-                    json!({"version": version, "resources": resources, "freshness": "Current"})
-                })
-                .collect();
+            let versions = catalogue.versions(group).into_iter().map(|version| {
+                let resources = catalogue.resources(group, version);
+                let resources: Vec<Value> = resources.iter().map(|resource| aggregated_resource(resource)).collect();
+                json!({"version": version, "resources": resources, "freshness": "Current"})
+            });
+            let versions: Vec<Value> = versions.collect();
             let mut metadata = json!({});
-            if !group.name.is_empty() {
-                metadata["name"] = group.name.into();
+            if !group.is_empty() {
+                metadata["name"] = group.into();
             }
             json!({"metadata": metadata, "versions": versions})
         })
@@ -177,29 +177,31 @@ fn versions(config: &Config) -> Value {
     })
 }
 
-fn group_entry(group: &catalogue::Group) -> Value {
-    let entry =
-        |version: &&str| json!({"groupVersion": catalogue::api_version(group.name, version), "version": version});
-    let versions: Vec<Value> = group.versions.iter().map(entry).collect();
-    json!({"name": group.name, "versions": versions, "preferredVersion": versions.first()})
+fn group_entry(catalogue: &Catalogue, group: &str) -> Value {
+    let entry = |version: &str| json!({"groupVersion": api_version(group, version), "version": version});
+    let versions: Vec<Value> = catalogue.versions(group).into_iter().map(entry).collect();
+    json!({"name": group, "versions": versions, "preferredVersion": versions.first()})
 }
 
-fn groups() -> Value {
-    let groups = catalogue::groups().iter().filter(|group| !group.name.is_empty());
-    json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups.map(group_entry).collect::<Vec<_>>()})
+fn groups(catalogue: &Catalogue) -> Value {
+    let groups = catalogue.group_names().into_iter().filter(|group| !group.is_empty());
+    let groups: Vec<Value> = groups.map(|group| group_entry(catalogue, group)).collect();
+    json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
 }
 
-fn group(name: &str) -> Option<Value> {
-    let group = catalogue::groups().iter().find(|group| group.name == name && !name.is_empty())?;
-    let mut value = group_entry(group);
+fn group(catalogue: &Catalogue, name: &str) -> Option<Value> {
+    if name.is_empty() || catalogue.versions(name).is_empty() {
+        return None;
+    }
+    let mut value = group_entry(catalogue, name);
     value["kind"] = "APIGroup".into();
     value["apiVersion"] = "v1".into();
     Some(value)
 }
 
-fn resources(group: &str, version: &str) -> Option<Value> {
+fn resources(catalogue: &Catalogue, group: &str, version: &str) -> Option<Value> {
     let mut list = Vec::new();
-    for resource in catalogue::in_version(group, version) {
+    for resource in catalogue.resources(group, version) {
         let mut entry = json!({
             "name": resource.plural, "singularName": resource.singular, "namespaced": resource.namespaced,
             "kind": resource.kind, "verbs": resource.verbs,
@@ -229,7 +231,7 @@ fn resources(group: &str, version: &str) -> Option<Value> {
     if list.is_empty() {
         return None;
     }
-    let group_version = catalogue::api_version(group, version);
+    let group_version = api_version(group, version);
     Some(json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": list}))
 }
 
@@ -244,11 +246,11 @@ fn version(config: &Config) -> Value {
     })
 }
 
-fn paths() -> Value {
+fn paths(catalogue: &Catalogue) -> Value {
     let mut paths = vec!["/api".to_owned(), "/api/v1".to_owned(), "/apis".to_owned()];
-    for group in catalogue::groups().iter().filter(|group| !group.name.is_empty()) {
-        paths.push(format!("/apis/{}", group.name));
-        paths.extend(group.versions.iter().map(|version| format!("/apis/{}/{version}", group.name)));
+    for group in catalogue.group_names().into_iter().filter(|group| !group.is_empty()) {
+        paths.push(format!("/apis/{group}"));
+        paths.extend(catalogue.versions(group).into_iter().map(|version| format!("/apis/{group}/{version}")));
     }
     for path in ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"] {
         paths.push(path.to_owned());

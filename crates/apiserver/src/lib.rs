@@ -20,6 +20,7 @@ pub mod chain;
 pub mod connect;
 pub mod context;
 mod convert;
+mod custom;
 mod decode;
 mod discovery;
 mod encode;

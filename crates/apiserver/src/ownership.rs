@@ -6,9 +6,10 @@
 use crate::call::Call;
 use crate::meta;
 use crate::served::Served;
-use crate::storage::{Entry, Object};
+use crate::storage::Object;
 use crate::strategy::Part;
-use machinery::apply::{Builtin, Manager, Managers, Operation, Set, Versions, Write, compare};
+use crate::typing::Typing;
+use machinery::apply::{AnyPlace, Builtin, Manager, Managers, Operation, Set, Versions, Write, compare};
 use machinery::schema::Schema;
 use serde_json::{Map, Value};
 use std::borrow::Cow;
@@ -18,18 +19,13 @@ pub(crate) const MANAGER_BYTES_MAX: usize = 128;
 
 /// An object as it is, before a write changes it.
 pub(crate) struct Live {
-    /// As stored, without managed fields.
+    /// In the working form, without managed fields.
     pub(crate) object: Value,
     /// The text of the managed fields.
     pub(crate) managed: Option<Box<str>>,
 }
 
 impl Live {
-    pub(crate) fn of(entry: &Entry) -> Live {
-        let (object, managed) = entry.object.split();
-        Live { object, managed }
-    }
-
     /// In the served version, without managed fields.
     pub(crate) fn served(&self, served: &Served) -> Cow<'_, Value> {
         match served.conversion {
@@ -83,15 +79,17 @@ impl Kinds<'_> {
     }
 }
 
-impl Versions<'static> for Kinds<'_> {
-    type Place = Builtin<'static>;
+impl<'a> Versions<'a> for Kinds<'a> {
+    type Place = AnyPlace<'a>;
 
-    fn place(&self, version: &str) -> Option<Builtin<'static>> {
-        let served = &self.call.served;
-        if version == served.api_version {
-            return served.typing.builtin().map(Builtin::new);
+    fn place(&self, version: &str) -> Option<AnyPlace<'a>> {
+        let call = self.call;
+        let builtin = |ty| AnyPlace::Builtin(Builtin::new(ty));
+        match &call.served.typing {
+            Typing::Custom(custom) => custom.sibling(version).map(|schema| AnyPlace::custom(schema.root())),
+            Typing::Builtin(ty) if version == call.served.api_version => Some(builtin(*ty)),
+            Typing::Builtin(_) => self.other(version)?.typing.builtin().map(builtin),
         }
-        self.other(version)?.typing.builtin().map(Builtin::new)
     }
 
     fn convert<'v>(&self, object: &'v Value, version: &str) -> Option<Cow<'v, Value>> {
@@ -100,10 +98,13 @@ impl Versions<'static> for Kinds<'_> {
             return Some(Cow::Borrowed(object));
         }
         let own = &self.call.served;
+        if let Some(custom) = own.custom() {
+            return custom.renamed(object, version).map(Cow::Owned);
+        }
         let stored = if given == own.api_version {
-            own.stored_form(object.clone())
+            own.working_form(object.clone())
         } else {
-            self.other(given)?.stored_form(object.clone())
+            self.other(given)?.working_form(object.clone())
         };
         if version == own.api_version {
             return Some(Cow::Owned(own.served_form(stored)));

@@ -2,6 +2,9 @@
 
 use crate::cache::entry::SelectableFields;
 use crate::convert::Conversion;
+use crate::custom;
+use crate::discovery::Documents;
+use crate::ownership::Live;
 use crate::storage::{KindInfo, KindStore, Object, Storage};
 use crate::strategy::{self, Strategy};
 use crate::typing::Typing;
@@ -9,9 +12,12 @@ use api::catalogue::{self, Resource};
 use bytes::Bytes;
 use machinery::Status;
 use machinery::schema::Schema;
+use parking_lot::RwLock;
 use serde_json::{Value, json};
+use std::borrow::Cow;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use tokio::sync::watch;
 
 /// A resource at a version.
 pub(crate) struct Served {
@@ -37,17 +43,9 @@ impl Served {
             .ok_or_else(|| Status::method_not_allowed(&self.resource.group, &self.resource.plural, "the request"))
     }
 
-    /// From the stored form to this version.
-    pub(crate) fn served_form(&self, mut stored: Value) -> Value {
-        if let Some(conversion) = self.conversion {
-            conversion.serve(&mut stored);
-            stored["apiVersion"] = json!(self.api_version);
-        }
-        stored
-    }
-
-    /// From this version to the stored form.
-    pub(crate) fn stored_form(&self, mut served: Value) -> Value {
+    /// The form that admission, strategy and validation work on: the stored one of built-in kinds, the served one of custom kinds,
+    /// whose versions have schemas of their own.
+    pub(crate) fn working_form(&self, mut served: Value) -> Value {
         if let (Some(conversion), Some(store)) = (self.conversion, &self.store) {
             conversion.store(&mut served);
             served["apiVersion"] = json!(store.info().api_version());
@@ -55,17 +53,85 @@ impl Served {
         served
     }
 
-    /// A stored object's bytes in this version.
-    pub(crate) fn body(&self, object: &Object) -> Bytes {
-        if self.conversion.is_none() {
-            return object.body.clone();
+    /// From the working form to this version.
+    pub(crate) fn served_form(&self, mut working: Value) -> Value {
+        if let Some(conversion) = self.conversion {
+            conversion.serve(&mut working);
         }
-        serde_json::to_vec(&self.served_form(object.value())).unwrap_or_default().into()
+        if self.conversion.is_some() || (self.custom().is_some() && working["apiVersion"] != *self.api_version) {
+            working["apiVersion"] = json!(self.api_version);
+        }
+        working
+    }
+
+    /// A stored object in the working form.
+    pub(crate) async fn working(&self, object: &Object) -> Result<Value, Status> {
+        match &self.typing {
+            Typing::Builtin(_) => Ok(object.value()),
+            Typing::Custom(version) => version.read(object).await,
+        }
+    }
+
+    /// A stored object in the working form, where that is not the stored one.
+    pub(crate) async fn converted(&self, object: &Object) -> Result<Option<Value>, Status> {
+        match &self.typing {
+            Typing::Builtin(_) => Ok(None),
+            Typing::Custom(version) => version.read(object).await.map(Some),
+        }
+    }
+
+    /// A stored object in the working form, who owns its fields apart.
+    pub(crate) async fn live(&self, object: &Object) -> Result<Live, Status> {
+        let (mut value, managed) = object.split();
+        if let Typing::Custom(version) = &self.typing {
+            value = version.adapt(value, object.revision).await?;
+        }
+        Ok(Live { object: value, managed })
+    }
+
+    /// From the working form to the stored one.
+    pub(crate) async fn stored_form<'v>(&self, working: &'v Value) -> Result<Cow<'v, Value>, Status> {
+        match &self.typing {
+            Typing::Builtin(_) => Ok(Cow::Borrowed(working)),
+            Typing::Custom(version) => version.stored_form(working).await,
+        }
+    }
+
+    /// Whether a stored object's bytes are those of this version.
+    pub(crate) fn is_plain(&self, object: &Object) -> bool {
+        match &self.typing {
+            Typing::Builtin(_) => self.conversion.is_none(),
+            Typing::Custom(version) => version.is_plain(object),
+        }
+    }
+
+    /// A stored object's bytes in this version.
+    pub(crate) async fn body(&self, object: &Object) -> Result<Bytes, Status> {
+        if self.is_plain(object) {
+            return Ok(object.body.clone());
+        }
+        Ok(serde_json::to_vec(&self.value(object).await?).unwrap_or_default().into())
     }
 
     /// A stored object in this version.
-    pub(crate) fn value(&self, object: &Object) -> Value {
-        self.served_form(object.value())
+    pub(crate) async fn value(&self, object: &Object) -> Result<Value, Status> {
+        Ok(self.served_form(self.working(object).await?))
+    }
+
+    /// Stored objects in this version; all that need a conversion are converted at once.
+    pub(crate) async fn values(&self, objects: &[&Object]) -> Result<Vec<Value>, Status> {
+        match &self.typing {
+            Typing::Builtin(_) => Ok(objects.iter().map(|object| self.served_form(object.value())).collect()),
+            Typing::Custom(version) => version.read_all(objects).await,
+        }
+    }
+
+    /// The version of a custom kind that it is, if it is one.
+    pub(crate) fn custom(&self) -> Option<&Arc<custom::Version>> {
+        match &self.typing {
+            Typing::Builtin(_) => None,
+            Typing::Custom(version) => Some(version),
+        }
     }
 
     /// 404 about one of its objects.
@@ -80,34 +146,135 @@ impl Served {
 }
 
 /// Everything that is served, as it is at one time. A change makes a new one that shares what stays.
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub(crate) struct Catalogue {
     groups: HashMap<Arc<str>, Arc<Versions>>,
+    /// What discovery says of it, once asked.
+    pub(crate) documents: OnceLock<Documents>,
 }
 
 /// The versions of a group, with their resources by plural.
 type Versions = Vec<(Arc<str>, HashMap<Arc<str>, Arc<Served>>)>;
+
+/// The catalogue in force; a change swaps it.
+pub(crate) struct InForce {
+    catalogue: RwLock<Arc<Catalogue>>,
+    /// Custom kinds are in it.
+    ready: watch::Sender<bool>,
+}
+
+impl InForce {
+    pub(crate) fn new(catalogue: Catalogue) -> InForce {
+        InForce { catalogue: RwLock::new(Arc::new(catalogue)), ready: watch::Sender::new(false) }
+    }
+
+    /// What is served now.
+    pub(crate) fn load(&self) -> Arc<Catalogue> {
+        Arc::clone(&self.catalogue.read())
+    }
+
+    /// Everything that was stored at the start is served from now on.
+    pub(crate) fn set_ready(&self) {
+        self.ready.send_replace(true);
+    }
+
+    /// Waits until everything that was stored at the start is served.
+    pub(crate) async fn ready(&self) {
+        if !*self.ready.borrow() {
+            // The sender lives as long as we do.
+            let _ = self.ready.subscribe().wait_for(|ready| *ready).await;
+        }
+    }
+
+    /// Serves a custom resource in these versions and no others.
+    pub(crate) fn replace(&self, group: &str, plural: &str, versions: Vec<Arc<Served>>) {
+        let mut catalogue = self.catalogue.write();
+        let mut next = Catalogue { groups: catalogue.groups.clone(), documents: OnceLock::new() };
+        next.remove(group, plural);
+        versions.into_iter().for_each(|served| next.insert(served));
+        *catalogue = Arc::new(next);
+    }
+
+    /// Serves a custom resource no more.
+    pub(crate) fn remove(&self, group: &str, plural: &str) {
+        self.replace(group, plural, Vec::new());
+    }
+}
 
 impl Catalogue {
     /// All built-in resources on their storage.
     pub(crate) fn builtin(storage: &Storage) -> Catalogue {
         let mut catalogue = Catalogue::default();
         for resource in catalogue::all() {
-            let served = Served::builtin(storage, resource);
-            catalogue.insert(served);
+            if let Some(served) = Served::builtin(storage, resource) {
+                catalogue.insert(Arc::new(served));
+            }
         }
         catalogue
     }
 
-    fn insert(&mut self, served: Option<Served>) {
-        let Some(served) = served else { return };
+    /// Adds a resource, unless there is one already at its place.
+    fn insert(&mut self, served: Arc<Served>) {
         let resource = Arc::clone(&served.resource);
         let versions = Arc::make_mut(self.groups.entry((&*resource.group).into()).or_default());
         let at = versions.iter().position(|(version, _)| **version == *resource.version).unwrap_or_else(|| {
             versions.push(((&*resource.version).into(), HashMap::new()));
             versions.len() - 1
         });
-        versions[at].1.insert((&*resource.plural).into(), Arc::new(served));
+        versions[at].1.entry((&*resource.plural).into()).or_insert(served);
+    }
+
+    /// Removes a custom resource.
+    fn remove(&mut self, group: &str, plural: &str) {
+        let Some(versions) = self.groups.get_mut(group) else { return };
+        let list = Arc::make_mut(versions);
+        for (_, resources) in list.iter_mut() {
+            if resources.get(plural).is_some_and(|served| served.custom().is_some()) {
+                resources.remove(plural);
+            }
+        }
+        list.retain(|(_, resources)| !resources.is_empty());
+        if list.is_empty() {
+            self.groups.remove(group);
+        }
+    }
+
+    /// The groups in the order of discovery: built-in ones, the core group first, then custom ones by name.
+    pub(crate) fn group_names(&self) -> Vec<&str> {
+        let builtin: Vec<&str> = catalogue::groups().iter().map(|group| group.name).collect();
+        let mut custom: Vec<&str> =
+            self.groups.keys().map(|name| &**name).filter(|name| !builtin.contains(name)).collect();
+        custom.sort_unstable();
+        builtin.into_iter().chain(custom).collect()
+    }
+
+    /// The versions of a group, the preferred one first.
+    pub(crate) fn versions(&self, group: &str) -> Vec<&str> {
+        let builtin = catalogue::groups().iter().find(|known| known.name == group);
+        let mut versions: Vec<&str> = builtin.map_or_else(Vec::new, |group| group.versions.clone());
+        let own = self.groups.get(group).into_iter().flat_map(|versions| versions.iter().map(|(name, _)| &**name));
+        let mut more: Vec<&str> = own.filter(|name| !versions.contains(name)).collect();
+        more.sort_by(|a, b| custom::compare_versions(a, b));
+        versions.append(&mut more);
+        versions
+    }
+
+    /// The resources of a group and version: built-in ones in their order, then custom ones by name.
+    pub(crate) fn resources(&self, group: &str, version: &str) -> Vec<Arc<Resource>> {
+        let mut resources: Vec<Arc<Resource>> = catalogue::in_version(group, version).cloned().collect();
+        let mut more: Vec<Arc<Resource>> =
+            self.custom(group, version).into_iter().map(|served| Arc::clone(&served.resource)).collect();
+        resources.append(&mut more);
+        resources
+    }
+
+    /// The custom resources of a group and version, by name.
+    pub(crate) fn custom(&self, group: &str, version: &str) -> Vec<&Arc<Served>> {
+        let versions = self.groups.get(group).into_iter().flat_map(|versions| versions.iter());
+        let resources = versions.filter(|(name, _)| **name == *version).flat_map(|(_, resources)| resources.values());
+        let mut custom: Vec<&Arc<Served>> = resources.filter(|served| served.custom().is_some()).collect();
+        custom.sort_by(|a, b| a.resource.plural.cmp(&b.resource.plural));
+        custom
     }
 
     /// The other versions in which a resource's objects are served, in other groups too (`events`).

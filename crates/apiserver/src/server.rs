@@ -4,14 +4,13 @@ use crate::body::{Body, BodyError, RequestBody};
 use crate::call::Call;
 use crate::chain::Chain;
 use crate::context::{Attributes, Peer, UserInfo, Warnings};
-use crate::discovery::Discovery;
 use crate::endpoint::{EndpointRequest, read_body};
 use crate::handlers;
 use crate::health::Metrics;
 use crate::negotiate::{Accept, content_type};
 use crate::request::{Query, RequestInfo};
 use crate::respond;
-use crate::served::{Catalogue, Served, stored_kinds};
+use crate::served::{Catalogue, InForce, Served, stored_kinds};
 use crate::storage::Storage;
 use crate::subresource;
 use futures::future::BoxFuture;
@@ -20,7 +19,6 @@ use http::request::Parts;
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use machinery::Status;
-use parking_lot::RwLock;
 use std::sync::Arc;
 use std::time::Duration;
 use store::Store;
@@ -60,8 +58,7 @@ pub struct ApiServer {
     pub(crate) config: Config,
     pub(crate) storage: Arc<Storage>,
     pub(crate) chain: Chain,
-    catalogue: RwLock<Arc<Catalogue>>,
-    pub(crate) discovery: Discovery,
+    in_force: Arc<InForce>,
     pub(crate) metrics: Metrics,
     stop: CancellationToken,
 }
@@ -74,12 +71,12 @@ pub async fn open_storage(store: Arc<dyn Store>, stop: CancellationToken) -> Res
 impl ApiServer {
     /// A server on a storage. `stop` ends its watches and its background work.
     pub fn new(config: Config, storage: Arc<Storage>, chain: Chain, stop: CancellationToken) -> Arc<ApiServer> {
-        let catalogue = RwLock::new(Arc::new(Catalogue::builtin(&storage)));
-        let discovery = Discovery::builtin(&config);
+        let in_force = Arc::new(InForce::new(Catalogue::builtin(&storage)));
+        tokio::spawn(crate::custom::run(Arc::clone(&storage), Arc::clone(&in_force), stop.clone()));
         if let Ok(events) = storage.kind("", "events") {
             tokio::spawn(crate::expire::run(events, config.event_ttl, stop.clone()));
         }
-        Arc::new(ApiServer { config, storage, chain, catalogue, discovery, metrics: Metrics::default(), stop })
+        Arc::new(ApiServer { config, storage, chain, in_force, metrics: Metrics::default(), stop })
     }
 
     /// All objects.
@@ -89,7 +86,7 @@ impl ApiServer {
 
     /// What is served now.
     pub(crate) fn catalogue(&self) -> Arc<Catalogue> {
-        Arc::clone(&self.catalogue.read())
+        self.in_force.load()
     }
 
     pub(crate) fn stopping(&self) -> CancellationToken {
@@ -150,6 +147,7 @@ impl ApiServer {
         parts: Parts,
         body: RequestBody,
     ) -> Result<Response<Body>, Status> {
+        self.in_force.ready().await;
         if !info.resource_request {
             let Some(endpoint) = self.chain.endpoints.get(&("", parts.uri.path(), "")).cloned() else {
                 return self.other(&parts, &query);
@@ -183,10 +181,14 @@ impl ApiServer {
             query,
             warnings: Warnings::default(),
         };
-        let result = match (&*call.served.resource.plural, &*info.subresource) {
-            ("bindings", _) => subresource::bind(&mut call).await,
-            ("componentstatuses", _) => crate::health::component_statuses(&call),
-            (_, "") => handlers::handle(&mut call).await,
+        if let Some(deprecation) = call.served.custom().and_then(|version| version.deprecation.as_ref()) {
+            call.warnings.push(deprecation.clone());
+        }
+        let resource = Arc::clone(&call.served.resource);
+        let result = match (&*resource.group, &*resource.plural, &*info.subresource) {
+            ("", "bindings", _) => subresource::bind(&mut call).await,
+            ("", "componentstatuses", _) => crate::health::component_statuses(&call),
+            (_, _, "") => handlers::handle(&mut call).await,
             _ => subresource::handle(&mut call).await,
         };
         let mut response = result.unwrap_or_else(|status| respond::status(call.accept, &status));

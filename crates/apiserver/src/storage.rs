@@ -106,7 +106,6 @@ impl Storage {
 
     /// Makes a kind known, with the objects it has in the store already; it takes the place of one that is known by the same
     /// resource, whose watches end. Once this returns, the kind's cache follows the store as all others do.
-    #[cfg_attr(not(test), expect(dead_code, reason = "custom kinds come next"))]
     pub(crate) async fn join(&self, info: KindInfo) -> Result<Arc<KindStore>, Status> {
         let gone = || Status::service_unavailable("the server is shutting down");
         let path = info.path();
@@ -119,14 +118,13 @@ impl Storage {
     }
 
     /// Forgets a kind and ends its watches. What the store still has of it stays there.
-    #[cfg_attr(not(test), expect(dead_code, reason = "custom kinds come next"))]
     pub(crate) fn leave(&self, kind: &Arc<KindStore>) {
         let path = kind.info.path();
         let mut kinds = self.kinds.write();
         if kinds.get(&*path).is_some_and(|known| Arc::ptr_eq(known, kind)) {
             kinds.remove(&*path);
         }
-        kind.cache.drop_watchers();
+        kind.cache.close();
     }
 
     /// The kind behind a resource (`("rbac.authorization.k8s.io", "roles")`, `("", "pods")`); 404 when there is none.

@@ -1,16 +1,20 @@
-//! What the fields of a served version are, whoever says so: the built-in schema table.
+//! What the fields of a served version are, whoever says so: the built-in schema table, or a custom definition.
 
+use crate::custom::Version;
 use api::catalogue::Resource;
 use machinery::Status;
 use machinery::field::FieldError;
 use machinery::schema::{self, TypeRef};
 use serde_json::Value;
+use std::sync::Arc;
 
 /// The fields of a served version: what is checked, filled in and refused, and how objects are shown and selected.
 #[derive(Clone)]
 pub(crate) enum Typing {
     /// A kind of the built-in table.
     Builtin(TypeRef<'static>),
+    /// A version of a custom kind.
+    Custom(Arc<Version>),
 }
 
 impl Typing {
@@ -18,6 +22,7 @@ impl Typing {
     pub(crate) fn builtin(&self) -> Option<TypeRef<'static>> {
         match self {
             Typing::Builtin(ty) => Some(*ty),
+            Typing::Custom(_) => None,
         }
     }
 
@@ -25,6 +30,7 @@ impl Typing {
     pub(crate) fn check(&self, object: &mut Value) -> Result<Vec<String>, Status> {
         match self {
             Typing::Builtin(ty) => Ok(schema::check(object, *ty)?.iter().map(ToString::to_string).collect()),
+            Typing::Custom(version) => version.check(object),
         }
     }
 
@@ -32,6 +38,7 @@ impl Typing {
     pub(crate) fn default(&self, resource: &Resource, object: &mut Value) {
         match self {
             Typing::Builtin(_) => api::default(&resource.group, &resource.version, &resource.kind, object),
+            Typing::Custom(version) => version.default(object),
         }
     }
 
@@ -43,6 +50,7 @@ impl Typing {
     ) -> Vec<FieldError> {
         match self {
             Typing::Builtin(_) => api::validate::create(group, version, kind, object),
+            Typing::Custom(custom) => custom.validate_create(object),
         }
     }
 
@@ -55,6 +63,7 @@ impl Typing {
     ) -> Vec<FieldError> {
         match self {
             Typing::Builtin(_) => api::validate::update(group, version, kind, object, old),
+            Typing::Custom(custom) => custom.validate_update(object, old),
         }
     }
 
@@ -65,6 +74,7 @@ impl Typing {
                 let columns = api::columns::columns(&resource.group, &resource.kind);
                 columns.iter().map(api::columns::ColumnDefinition::to_value).collect()
             }
+            Typing::Custom(version) => version.columns(),
         }
     }
 
@@ -72,6 +82,7 @@ impl Typing {
     pub(crate) fn cells(&self, resource: &Resource, object: &Value) -> Vec<Value> {
         match self {
             Typing::Builtin(_) => api::columns::row(&resource.group, &resource.kind, object, jiff::Timestamp::now()),
+            Typing::Custom(version) => version.cells(object),
         }
     }
 
@@ -79,6 +90,7 @@ impl Typing {
     pub(crate) fn selectable(&self, resource: &Resource) -> Vec<&str> {
         match self {
             Typing::Builtin(_) => api::fields::names(&resource.group, &resource.kind).to_vec(),
+            Typing::Custom(version) => version.selectable().collect(),
         }
     }
 }

@@ -10,6 +10,7 @@
 
 pub mod apply;
 pub mod field;
+pub mod jsonpath;
 pub mod name;
 pub mod patch;
 pub mod protobuf;

@@ -80,12 +80,12 @@ impl Errors {
         self.push(ErrorKind::NotFound, at, Some(value.into()), "");
     }
 
-    pub(super) fn too_long(&mut self, at: &At<'_>, max: usize) {
-        self.0.push(FieldError::too_long(&at.path(), max));
-    }
-
     pub(super) fn too_many(&mut self, at: &At<'_>, count: usize, max: usize) {
         self.0.push(FieldError::too_many(&at.path(), count, max));
+    }
+
+    pub(super) fn too_long(&mut self, at: &At<'_>, max: usize) {
+        self.0.push(FieldError::too_long(&at.path(), max));
     }
 
     /// One of these values was expected; they are listed in the order given, which is upstream's.

@@ -14,7 +14,9 @@ pub(super) fn name_rule(group: &str, kind: &str) -> fn(&str) -> Vec<String> {
         ("", "Namespace" | "Service") => name::dns1123_label,
         ("rbac.authorization.k8s.io", _) => name::path_segment,
         ("batch", "CronJob") => cron_job_name,
-        (_, "APIService" | "CustomResourceDefinition" | "IPAddress" | "ClusterTrustBundle") => name::path_segment,
+        ("apiregistration.k8s.io", "APIService")
+        | ("networking.k8s.io", "IPAddress")
+        | ("certificates.k8s.io", "ClusterTrustBundle") => name::path_segment,
         _ => name::dns1123_subdomain,
     }
 }

@@ -6,6 +6,7 @@
 mod at;
 mod config;
 mod containers;
+mod crd;
 mod generic;
 mod meta;
 mod pod;
@@ -31,6 +32,7 @@ pub fn create(group: &str, version: &str, kind: &str, object: &Value) -> Vec<Fie
     meta::create(group, kind, object, &mut errors);
     match (group, kind) {
         ("", "Pod") => pod::create(object, &mut errors),
+        ("apiextensions.k8s.io", "CustomResourceDefinition") => crd::create(object, &mut errors),
         ("", "PodTemplate") => pod::template(&object["template"], &At::root("template"), &mut errors),
         ("", "ReplicationController") | ("apps" | "batch", _) => workloads::create(kind, object, &mut errors),
         ("", "Service") => services::service(object, &mut errors),
@@ -63,6 +65,7 @@ pub fn update(group: &str, version: &str, kind: &str, new: &Value, old: &Value) 
     meta::update(new, old, &mut errors);
     match (group, kind) {
         ("", "Pod") => pod::update(new, old, &mut errors),
+        ("apiextensions.k8s.io", "CustomResourceDefinition") => crd::update(new, old, &mut errors),
         ("", "PodTemplate") => pod::template(&new["template"], &At::root("template"), &mut errors),
         ("", "ReplicationController") | ("apps" | "batch", _) => workloads::update(kind, new, old, &mut errors),
         ("", "Service") => services::service_update(new, old, &mut errors),

@@ -195,7 +195,7 @@ impl Feed {
         }
         kind.cache().set_floor(revision);
         if let Some(replaced) = self.kinds.write().insert(path, kind) {
-            replaced.cache().drop_watchers();
+            replaced.cache().close();
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use std::borrow::Borrow;
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
@@ -98,6 +98,8 @@ pub(crate) struct Page {
 pub(crate) struct KindCache {
     state: RwLock<State>,
     watchers: Mutex<Vec<Watcher>>,
+    /// Nothing is applied any more.
+    closed: AtomicBool,
     last_change: AtomicU64,
 }
 
@@ -215,13 +217,22 @@ impl KindCache {
         let (sender, receiver) = mpsc::channel(WATCHER_QUEUE);
         let mut watchers = self.watchers.lock();
         watchers.retain(|watcher| !watcher.sender.is_closed());
-        watchers.push(Watcher { selection, sender });
+        if !self.closed.load(Ordering::Relaxed) {
+            watchers.push(Watcher { selection, sender });
+        }
         receiver
     }
 
     /// Ends all watches, so that clients come back and start anew.
     pub(crate) fn drop_watchers(&self) {
         self.watchers.lock().clear();
+    }
+
+    /// Ends all watches, also those that are still to begin: the kind is followed no more.
+    pub(crate) fn close(&self) {
+        let mut watchers = self.watchers.lock();
+        self.closed.store(true, Ordering::Relaxed);
+        watchers.clear();
     }
 
     /// Forgets everything, watchers too.

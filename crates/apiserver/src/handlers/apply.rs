@@ -48,7 +48,7 @@ pub(super) async fn apply(call: &mut Call, target: Target) -> Result<Response<Bo
         Ok(written)
     })
     .await?;
-    call.answer(StatusCode::OK, &written)
+    call.answer(StatusCode::OK, &written).await
 }
 
 /// 422 unless the options are as they must be; whether it is a dry run.
@@ -134,7 +134,7 @@ pub(crate) fn named(call: &Call, config: &Value) -> Result<(), Status> {
 
 async fn create(call: &mut Call, config: &Value, dry_run: bool) -> Result<Response<Body>, Status> {
     let resource = Arc::clone(&call.served.resource);
-    let live = Live { object: call.served.stored_form(call.zero()), managed: None };
+    let live = Live { object: call.served.working_form(call.zero()), managed: None };
     let mut written = onto(call, Target::main(), &live, config)?;
     let uid = meta::text(&written.object, "uid");
     if !uid.is_empty() {
@@ -146,7 +146,7 @@ async fn create(call: &mut Call, config: &Value, dry_run: bool) -> Result<Respon
     meta::metadata(&mut written.object).remove("resourceVersion");
     call.place(&mut written.object)?;
     let created = store_new(call, written, dry_run).await?;
-    call.answer(StatusCode::CREATED, &created)
+    call.answer(StatusCode::CREATED, &created).await
 }
 
 /// The live object with the applied one on top, and who owns what then.

@@ -38,7 +38,7 @@ pub(super) async fn create(call: &mut Call) -> Result<Response<Body>, Status> {
         match store_new(call, attempt.into(), dry_run).await {
             Err(status) if generate && status.reason == "AlreadyExists" && tries < GENERATE_TRIES => {}
             Err(status) => return Err(status),
-            Ok(created) => return call.answer(StatusCode::CREATED, &created),
+            Ok(created) => return call.answer(StatusCode::CREATED, &created).await,
         }
     }
 }
@@ -59,12 +59,16 @@ pub(super) async fn store_new(call: &mut Call, mut written: Written, dry_run: bo
     let served = Arc::clone(&call.served);
     let store = served.store()?;
     let managed = call.owners_of_new(&mut written);
-    let mut object = served.stored_form(written.object);
+    let mut object = served.working_form(written.object);
     let named = meta::name(&object).to_owned();
     if meta::at(&object, &["metadata", "resourceVersion"]).is_some_and(|version| version != "") {
         return Err(Status::internal("resourceVersion should not be set on objects to be created"));
     }
     call.attributes.name.clone_from(&named);
+    if served.custom().is_some_and(|version| version.terminating()) {
+        let why = "create not allowed while custom resource definition is terminating";
+        return Err(Status::forbidden(&served.resource.group, &served.resource.plural, &named, why));
+    }
     wipe(&mut object);
     call.admit(Operation::Create, Some(&mut object), None, dry_run).await?;
     begin(&mut object);
@@ -89,7 +93,10 @@ pub(super) async fn store_new(call: &mut Call, mut written: Written, dry_run: bo
         }
         return Ok(Object { revision: 0, body: crate::encode::encode(&object) });
     }
-    let result = store.insert(&object).await;
+    let result = match served.stored_form(&object).await {
+        Ok(stored) => store.insert(&stored).await,
+        Err(status) => Err(status),
+    };
     if result.is_err() {
         call.api.chain.settle(held, None, Some(&object)).await;
     }

@@ -137,7 +137,7 @@ pub(super) async fn delete(call: &mut Call) -> Result<Response<Body>, Status> {
         return Ok(crate::respond::value(call.accept, StatusCode::OK, &status));
     }
     let code = if !deleted.gone && options.cascades { StatusCode::ACCEPTED } else { StatusCode::OK };
-    call.answer(code, &deleted.object)
+    call.answer(code, &deleted.object).await
 }
 
 fn warn_of_orphans(call: &mut Call, options: &DeleteOptions) {
@@ -174,8 +174,10 @@ pub(crate) async fn delete_one(
             .check(store.info(), &entry)
             .map_err(|status| Status { details: status.details, ..status })?;
         let old = entry.value();
-        call.admit(Operation::Delete, None, Some(&old), options.dry_run).await?;
-        call.validate(Operation::Delete, None, Some(&old), options.dry_run).await?;
+        let converted = served.converted(&entry.object).await?;
+        let shown = Some(converted.as_ref().unwrap_or(&old));
+        call.admit(Operation::Delete, None, shown, options.dry_run).await?;
+        call.validate(Operation::Delete, None, shown, options.dry_run).await?;
         match plan(call, &old, options) {
             Plan::Keep => return Ok(Deleted { object: entry.object.clone(), gone: false }),
             Plan::Mark(object) => {
@@ -289,11 +291,12 @@ pub(super) async fn delete_collection(call: &mut Call) -> Result<Response<Body>,
     let mut items = Vec::with_capacity(entries.len());
     for entry in entries {
         match delete_one(call, entry.namespace(), entry.name(), &options).await {
-            Ok(deleted) => items.push(call.served.value(&deleted.object)),
+            Ok(deleted) => items.push(deleted.object),
             Err(status) if status.code == 404 => {}
             Err(status) => return Err(status),
         }
     }
+    let items = call.served.values(&items.iter().collect::<Vec<_>>()).await?;
     let list = json!({
         "kind": call.served.resource.list_kind, "apiVersion": call.served.api_version,
         "metadata": {"resourceVersion": store.revision().to_string()}, "items": items,

@@ -6,7 +6,7 @@ use crate::cache::kind::Page;
 use crate::call::Call;
 use crate::negotiate::{Accept, Format, Shape};
 use crate::respond;
-use crate::storage::{EXPIRED, KindStore, store_status};
+use crate::storage::{EXPIRED, KindStore, Object, store_status};
 use crate::table;
 use bytes::Bytes;
 use http::{Response, StatusCode};
@@ -22,7 +22,7 @@ pub(super) async fn list(call: &Call) -> Result<Response<Body>, Status> {
     let store = call.served.store()?;
     let options = ListOptions::parse(call, false)?;
     match page(store, &options).await {
-        Ok(page) => answer(call, &page),
+        Ok(page) => answer(call, &page).await,
         Err(status) => match &options.token {
             Some(Continue { revision: Some(_), after }) if status.code == 410 => Ok(expired(call, after)),
             _ => Err(status),
@@ -62,7 +62,7 @@ fn expired(call: &Call, after: &str) -> Response<Body> {
     respond::value(call.accept, StatusCode::GONE, &status)
 }
 
-fn answer(call: &Call, page: &Page) -> Result<Response<Body>, Status> {
+async fn answer(call: &Call, page: &Page) -> Result<Response<Body>, Status> {
     let mut metadata = json!({"resourceVersion": page.revision.to_string()});
     if let Some(next) = &page.next {
         metadata["continue"] = Continue { revision: Some(page.revision), after: next.to_string() }.encode().into();
@@ -71,9 +71,10 @@ fn answer(call: &Call, page: &Page) -> Result<Response<Body>, Status> {
         }
     }
     if call.accept == Accept::default() {
-        return Ok(respond::encoded(Format::Json, StatusCode::OK, encoded(call, page, &metadata)));
+        return Ok(respond::encoded(Format::Json, StatusCode::OK, encoded(call, page, &metadata).await?));
     }
-    let objects: Vec<Value> = page.entries.iter().map(|entry| call.served.value(&entry.object)).collect();
+    let objects: Vec<&Object> = page.entries.iter().map(|entry| &entry.object).collect();
+    let objects = call.served.values(&objects).await?;
     let value = match call.accept.shape {
         Shape::Object => json!({
             "kind": call.served.resource.list_kind, "apiVersion": call.served.api_version,
@@ -85,8 +86,19 @@ fn answer(call: &Call, page: &Page) -> Result<Response<Body>, Status> {
     Ok(respond::value(call.accept, StatusCode::OK, &value))
 }
 
+/// The bytes of each object, when they are not all as they are cached.
+async fn bodies(call: &Call, page: &Page) -> Result<Option<Vec<Bytes>>, Status> {
+    if page.entries.iter().all(|entry| call.served.is_plain(&entry.object)) {
+        return Ok(None);
+    }
+    let objects: Vec<&Object> = page.entries.iter().map(|entry| &entry.object).collect();
+    let values = call.served.values(&objects).await?;
+    Ok(Some(values.iter().map(|value| serde_json::to_vec(value).unwrap_or_default().into()).collect()))
+}
+
 /// The list as JSON out of cached bytes.
-fn encoded(call: &Call, page: &Page, metadata: &Value) -> Body {
+async fn encoded(call: &Call, page: &Page, metadata: &Value) -> Result<Body, Status> {
+    let bodies = bodies(call, page).await?;
     let mut pieces = VecDeque::with_capacity(page.entries.len() * 2 + 2);
     let head = format!(
         "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
@@ -97,8 +109,8 @@ fn encoded(call: &Call, page: &Page, metadata: &Value) -> Body {
         if index > 0 {
             pieces.push_back(Bytes::from_static(b","));
         }
-        pieces.push_back(call.served.body(&entry.object));
+        pieces.push_back(bodies.as_ref().map_or_else(|| entry.object.body.clone(), |bodies| bodies[index].clone()));
     }
     pieces.push_back(Bytes::from_static(b"]}\n"));
-    Body::pieces(pieces)
+    Ok(Body::pieces(pieces))
 }

@@ -55,7 +55,7 @@ pub(super) async fn patch(call: &mut Call, target: Target) -> Result<Response<Bo
         call.served_patch(patched, &change.duplicates).map(Written::from)
     })
     .await?;
-    call.answer(StatusCode::OK, &written)
+    call.answer(StatusCode::OK, &written).await
 }
 
 /// The object with the patch applied. Its `resourceVersion` stays only when the patch names one.

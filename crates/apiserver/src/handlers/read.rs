@@ -11,5 +11,5 @@ pub(super) async fn get(call: &Call) -> Result<Response<Body>, Status> {
     let revision = super::options::revision(&call.query)?;
     store.reach(revision.unwrap_or(0)).await?;
     let entry = store.get(call.namespace(), call.name()).ok_or_else(|| call.served.not_found(call.name()))?;
-    call.answer(StatusCode::OK, &entry.object)
+    call.answer(StatusCode::OK, &entry.object).await
 }

@@ -48,7 +48,7 @@ pub(super) async fn put(call: &mut Call) -> Result<Response<Body>, Status> {
     if store.get(call.namespace(), call.name()).is_none() && call.served.strategy.facts().create_on_update {
         meta::metadata(&mut object).remove("resourceVersion");
         return match store_new(call, object.into(), dry_run).await {
-            Ok(created) => call.answer(StatusCode::CREATED, &created),
+            Ok(created) => call.answer(StatusCode::CREATED, &created).await,
             Err(status) => Err(status),
         };
     }
@@ -58,7 +58,7 @@ pub(super) async fn put(call: &mut Call) -> Result<Response<Body>, Status> {
         call.judge(meta::name(&object), errors)?;
     }
     let written = update(call, Target::main(), |_, _| Ok(object.clone().into())).await?;
-    call.answer(StatusCode::OK, &written)
+    call.answer(StatusCode::OK, &written).await
 }
 
 /// Serves a PUT of a part.
@@ -67,7 +67,7 @@ pub(super) async fn put_part(call: &mut Call, target: Target) -> Result<Response
     let mut object = call.object()?;
     call.place(&mut object)?;
     let written = update(call, target, |_, _| Ok(object.clone().into())).await?;
-    call.answer(StatusCode::OK, &written)
+    call.answer(StatusCode::OK, &written).await
 }
 
 /// Reads the object, lets `transform` make the new one (in the served version), and takes it through admission, strategy and
@@ -82,12 +82,12 @@ where
     let dry_run = call.dry_run()?;
     for _ in 0..TRIES {
         let entry = store.get(call.namespace(), call.name()).ok_or_else(|| served.not_found(call.name()))?;
-        let live = Live::of(&entry);
+        let live = served.live(&entry.object).await?;
         let old = &live.object;
         let warned = call.warnings.len();
         let mut written = transform(call, &live)?;
         let managed = call.owners_of_changed(target.part, &live, &mut written);
-        let mut object = served.stored_form(written.object);
+        let mut object = served.working_form(written.object);
         check_identity(call, &object, &entry)?;
         let pinned = Target::pinned(&object);
         meta::copy_revision(&mut object, old);
@@ -163,7 +163,10 @@ async fn commit(
         chain.settle(held, kept, Some(dropped)).await;
         return Ok(removed.map(|removed| Object::encoded(object, removed.revision)));
     }
-    let result = store.replace(entry, object).await;
+    let result = match call.served.stored_form(object).await {
+        Ok(stored) => store.replace(entry, &stored).await,
+        Err(status) => Err(status),
+    };
     let (kept, dropped) = if matches!(result, Ok(Some(_))) { (&*object, old) } else { (old, &*object) };
     chain.settle(held, Some(kept), Some(dropped)).await;
     result

@@ -7,7 +7,7 @@ use crate::encode::watch_line;
 use crate::negotiate::{Accept, Format, Shape};
 use crate::respond;
 use crate::served::Served;
-use crate::storage::{Delivery, Entry, EventType};
+use crate::storage::{Delivery, Entry, EventType, Object};
 use crate::table::{self, Include};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Response, StatusCode, header};
@@ -86,8 +86,8 @@ struct Shown {
 }
 
 impl Shown {
-    fn plain(&self) -> bool {
-        self.accept == Accept::default() && self.served.conversion.is_none()
+    fn plain(&self, object: &Object) -> bool {
+        self.accept == Accept::default() && self.served.is_plain(object)
     }
 
     fn line(&mut self, kind: &str, object: Value) -> Bytes {
@@ -153,7 +153,7 @@ impl Watch {
         if let Some(status) = self.failure.take() {
             return Some(self.shown.framed("ERROR", &status.to_value()));
         }
-        if let Some(lines) = self.backlog() {
+        if let Some(lines) = self.backlog().await {
             return Some(lines);
         }
         loop {
@@ -164,14 +164,14 @@ impl Watch {
                 biased;
                 delivery = receiver.recv() => {
                     let first = delivery?;
-                    if let Some(lines) = self.gather(first) {
+                    if let Some(lines) = self.gather(first).await {
                         return Some(lines);
                     }
                 }
                 () = self.stop.cancelled() => return None,
                 () = sleep_until(timer) => {
                     bookmark.filter(|at| *at < self.deadline)?;
-                    if let Some(lines) = self.bookmark(revision()) {
+                    if let Some(lines) = self.bookmark(revision()).await {
                         return Some(lines);
                     }
                 }
@@ -180,15 +180,15 @@ impl Watch {
     }
 
     /// What there was before the watch began.
-    fn backlog(&mut self) -> Option<Bytes> {
+    async fn backlog(&mut self) -> Option<Bytes> {
         let mut lines = BytesMut::new();
         while lines.len() < BATCH_BYTES {
             if let Some(entry) = self.initial.pop_front() {
-                lines.extend_from_slice(&self.added(&entry));
+                lines.extend_from_slice(&self.added(&entry).await);
             } else if let Some(revision) = self.initial_end.take() {
                 lines.extend_from_slice(&self.bookmark_line(revision, true));
             } else if let Some(delivery) = self.missed.pop_front() {
-                lines.extend_from_slice(&self.line(&delivery));
+                lines.extend_from_slice(&self.line(&delivery).await);
             } else {
                 break;
             }
@@ -196,24 +196,34 @@ impl Watch {
         (!lines.is_empty()).then(|| lines.freeze())
     }
 
-    fn added(&mut self, entry: &Entry) -> Bytes {
-        if self.shown.plain() {
+    async fn added(&mut self, entry: &Entry) -> Bytes {
+        if self.shown.plain(&entry.object) {
             let fits = entry.line.starts_with(b"{\"type\":\"ADDED\"");
             return if fits { entry.line.clone() } else { watch_line("ADDED", &entry.object.body) };
         }
-        let value = self.shown.served.value(&entry.object);
-        self.shown.line("ADDED", value)
+        match self.shown.served.value(&entry.object).await {
+            Ok(value) => self.shown.line("ADDED", value),
+            Err(status) => self.fail(&status),
+        }
+    }
+
+    /// The watch ends: an object cannot be shown.
+    fn fail(&mut self, status: &Status) -> Bytes {
+        self.receiver = None;
+        self.initial.clear();
+        self.missed.clear();
+        self.shown.framed("ERROR", &status.to_value())
     }
 
     /// A change and those queued behind it.
-    fn gather(&mut self, first: Delivery) -> Option<Bytes> {
+    async fn gather(&mut self, first: Delivery) -> Option<Bytes> {
         let mut next = Some(first);
         let mut only: Option<Bytes> = None;
         let mut lines = BytesMut::new();
         while let Some(delivery) = next {
             if delivery.event.revision() > self.since {
                 self.since = delivery.event.revision();
-                let line = self.line(&delivery);
+                let line = self.line(&delivery).await;
                 match only.take() {
                     None if lines.is_empty() => only = Some(line),
                     before => {
@@ -230,23 +240,28 @@ impl Watch {
         only.or_else(|| (!lines.is_empty()).then(|| lines.freeze()))
     }
 
-    fn line(&mut self, delivery: &Delivery) -> Bytes {
+    async fn line(&mut self, delivery: &Delivery) -> Bytes {
         let event = &delivery.event;
-        if self.shown.plain() && delivery.kind == event.kind {
+        if delivery.kind == event.kind && self.shown.plain(&event.entry.object) {
             return event.entry.line.clone();
         }
         let left = delivery.kind == EventType::Deleted && event.kind != EventType::Deleted;
         let shown = event.previous.as_ref().filter(|_| left).unwrap_or(&event.entry);
-        let mut object = self.shown.served.value(&shown.object);
+        let mut object = match self.shown.served.value(&shown.object).await {
+            Ok(object) => object,
+            Err(status) => return self.fail(&status),
+        };
         object["metadata"]["resourceVersion"] = event.revision().to_string().into();
         self.shown.line(delivery.kind.as_str(), object)
     }
 
     /// A bookmark, after whatever came before it. The revision is read first, so all changes up to it are queued already.
-    fn bookmark(&mut self, revision: u64) -> Option<Bytes> {
+    async fn bookmark(&mut self, revision: u64) -> Option<Bytes> {
         self.bookmark_at = Some(next_bookmark());
         let waiting = self.receiver.as_mut().and_then(|receiver| receiver.try_recv().ok());
-        if let Some(lines) = waiting.and_then(|first| self.gather(first)) {
+        if let Some(first) = waiting
+            && let Some(lines) = self.gather(first).await
+        {
             return Some(lines);
         }
         if revision <= self.since {

@@ -16,6 +16,8 @@ pub(crate) enum Generation {
     SpecAndAnnotations,
     /// With labels and annotations too.
     SpecAndMetadata,
+    /// With everything but metadata.
+    Whole,
 }
 
 /// What is particular about a kind.
@@ -86,6 +88,23 @@ impl Facts {
                 ("certificates.k8s.io", "certificatesigningrequests") => &[&["status", "conditions"]],
                 _ => &[],
             },
+        }
+    }
+
+    /// The facts of a custom kind.
+    pub(crate) fn custom(status: bool) -> Facts {
+        Facts {
+            status,
+            status_on_create: false,
+            empty_status: Value::Null,
+            generation: Generation::Whole,
+            create_on_update: false,
+            unconditional_update: false,
+            returns_deleted: false,
+            orphans_by_default: false,
+            status_keeps_metadata: true,
+            not_in_main: &[],
+            not_in_status: &[],
         }
     }
 
@@ -166,6 +185,9 @@ impl Facts {
             Generation::SpecAndMetadata => &["annotations", "labels"],
             _ => &[],
         };
+        if self.generation == Generation::Whole {
+            return members(object, &["metadata"]) != members(old, &["metadata"]);
+        }
         let differs = |field: &&str| meta::at(object, &["metadata", field]) != meta::at(old, &["metadata", field]);
         fields.iter().any(differs) || !same_spec(object, old)
     }
@@ -173,17 +195,20 @@ impl Facts {
 
 /// Whether everything but metadata and status is the same.
 fn same_spec(object: &Value, old: &Value) -> bool {
-    let spec = |value: &Value| -> Vec<(String, Value)> {
-        let members = value.as_object().into_iter().flatten();
-        let members = members.filter(|(key, value)| {
-            !matches!(key.as_str(), "metadata" | "status" | "kind" | "apiVersion") && !value.is_null()
-        });
-        members.map(|(key, value)| (key.clone(), value.clone())).collect()
-    };
+    const OTHERS: [&str; 4] = ["metadata", "status", "kind", "apiVersion"];
     match (object.get("spec"), old.get("spec")) {
         (Some(new), Some(old)) => new == old,
-        _ => spec(object) == spec(old),
+        _ => members(object, &OTHERS) == members(old, &OTHERS),
     }
+}
+
+/// The members of an object that are something, but for some.
+fn members<'v>(object: &'v Value, except: &[&str]) -> Vec<(&'v String, &'v Value)> {
+    let members = object.as_object().into_iter().flatten();
+    let mut members: Vec<_> =
+        members.filter(|(key, value)| !except.contains(&key.as_str()) && !value.is_null()).collect();
+    members.sort_by_key(|(key, _)| *key);
+    members
 }
 
 fn generation(group: &str, resource: &str) -> Generation {

@@ -2,6 +2,7 @@
 //!
 //! A [`Strategy`] works on values in the storage version, after defaulting. Most kinds need only their [`Facts`].
 
+mod definition;
 mod facts;
 mod namespace;
 mod pod;
@@ -101,6 +102,7 @@ pub(crate) fn builtin(group: &str, resource: &str, has_status: bool, stored: Typ
     }
     match (group, resource) {
         ("", "pods") => Arc::new(pod::PodStrategy(facts)),
+        ("apiextensions.k8s.io", _) => Arc::new(definition::DefinitionStrategy(facts)),
         ("", "services") => Arc::new(service::ServiceStrategy(facts)),
         ("", "namespaces") => Arc::new(namespace::NamespaceStrategy(facts)),
         ("apps", "daemonsets") => Arc::new(workload::DaemonSetStrategy(facts)),

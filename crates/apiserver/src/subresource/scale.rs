@@ -2,6 +2,7 @@
 
 use crate::body::Body;
 use crate::call::Call;
+use crate::custom::{Scale, nested};
 use crate::decode::decode;
 use crate::handlers::apply::APPLY;
 use crate::handlers::{self, Target, update};
@@ -54,7 +55,12 @@ pub(super) async fn handle(call: &mut Call) -> Result<Response<Body>, Status> {
             .await?
         }
     };
-    let scale = scale_of(call, &object.value());
+    let object = call.served.working(&object).await?;
+    if let Some(paths) = custom_paths(call).filter(|paths| nested(&object, &paths.spec_replicas_path).is_none()) {
+        let why = format!("the spec replicas field {:?} does not exist", paths.spec_replicas_path);
+        return Err(Status::internal(why));
+    }
+    let scale = scale_of(call, &object);
     call.answer_value(StatusCode::OK, scale)
 }
 
@@ -67,7 +73,19 @@ where
         let mut object = live.object.clone();
         let scale = wanted(call, scale_of(call, &object))?;
         let replicas = replicas_of(call, &scale)?;
-        meta::member(&mut object, "spec").insert("replicas".to_owned(), replicas.into());
+        match custom_paths(call) {
+            Some(paths)
+                if meta::at(&scale, &["spec", "replicas"]).is_none()
+                    && nested(&object, &paths.spec_replicas_path).is_none() =>
+            {
+                let why = format!("the spec replicas field {:?} cannot be empty", paths.spec_replicas_path);
+                return Err(Status::bad_request(why));
+            }
+            Some(paths) => set_nested(&mut object, &paths.spec_replicas_path, replicas.into()),
+            None => {
+                meta::member(&mut object, "spec").insert("replicas".to_owned(), replicas.into());
+            }
+        }
         // The revision is the client's, not the one just read.
         let version = meta::text(&scale, "resourceVersion").to_owned();
         meta::set(meta::metadata(&mut object), "resourceVersion", (!version.is_empty()).then(|| version.into()));
@@ -188,17 +206,44 @@ fn scale_of(call: &Call, object: &Value) -> Value {
             own[field] = value;
         }
     }
-    let number = |path: &[&str]| meta::at(object, path).and_then(Value::as_i64).unwrap_or(0);
+    let paths = custom_paths(call);
+    let number = |path: &str| nested(object, path).and_then(Value::as_i64).unwrap_or(0);
+    let (wanted, present) =
+        paths.map_or((".spec.replicas", ".status.replicas"), |p| (&p.spec_replicas_path, &p.status_replicas_path));
     let mut spec = json!({});
-    if number(&["spec", "replicas"]) != 0 {
-        spec["replicas"] = number(&["spec", "replicas"]).into();
+    if number(wanted) != 0 {
+        spec["replicas"] = number(wanted).into();
     }
-    let mut status = json!({"replicas": number(&["status", "replicas"])});
-    let selector = selector_of(call, object);
+    let mut status = json!({"replicas": number(present)});
+    let selector = match paths {
+        Some(paths) => {
+            nested(object, &paths.label_selector_path).and_then(Value::as_str).unwrap_or_default().to_owned()
+        }
+        None => selector_of(call, object),
+    };
     if !selector.is_empty() {
         status["selector"] = selector.into();
     }
     json!({"kind": "Scale", "apiVersion": API_VERSION, "metadata": own, "spec": spec, "status": status})
+}
+
+/// Where a custom kind keeps what a scale is made of.
+fn custom_paths(call: &Call) -> Option<&Scale> {
+    call.served.custom()?.scale()
+}
+
+/// Sets a value at a dotted path; objects on the way are made.
+fn set_nested(object: &mut Value, path: &str, value: Value) {
+    let names: Vec<&str> = path.trim_start_matches('.').split('.').collect();
+    let Some((last, above)) = names.split_last() else { return };
+    let mut at = object;
+    for name in above {
+        meta::member(at, name);
+        at = &mut at[*name];
+    }
+    if let Some(map) = at.as_object_mut() {
+        map.insert((*last).to_owned(), value);
+    }
 }
 
 fn selector_of(call: &Call, object: &Value) -> String {

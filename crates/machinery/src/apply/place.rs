@@ -75,6 +75,11 @@ impl<'s> Builtin<'s> {
         Builtin { ty: Some(ty), field: None, atomic: false }
     }
 
+    /// Any JSON, the members of objects told apart.
+    pub fn untyped() -> Builtin<'s> {
+        Builtin::any(false)
+    }
+
     /// Any JSON. As one value, or with the members of objects told apart.
     fn any(atomic: bool) -> Builtin<'s> {
         Builtin { ty: None, field: None, atomic }

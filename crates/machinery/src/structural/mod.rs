@@ -187,6 +187,11 @@ impl Structural {
         self.root().has(DEFAULTS_BELOW)
     }
 
+    /// Whether objects are embedded in it, beside the object itself.
+    pub fn has_embedded(&self) -> bool {
+        self.root().has(EMBEDDED_BELOW)
+    }
+
     /// Memory it takes, in bytes, without what patterns need once they are used.
     pub fn size_bytes(&self) -> usize {
         size_of_val(&*self.nodes)

@@ -53,6 +53,13 @@ impl Structural {
         pruner.unknown
     }
 
+    /// The same of any value, not an object of its own.
+    pub fn prune_value(&self, value: &mut Value) -> Vec<String> {
+        let mut pruner = Pruner { unknown: Vec::new() };
+        pruner.prune(value, Some(self.root()), (self.root().is_embedded(), false), None);
+        pruner.unknown
+    }
+
     /// Calls `visit` for every embedded object (not for the object itself), with its path.
     pub fn visit_embedded<E>(
         &self,

@@ -57,13 +57,13 @@ impl Target {
         }
     }
 
-    /// The stored form of an object that a webhook has changed: what its schema does not know is removed, what is left out
+    /// The working form of an object that a webhook has changed: what its schema does not know is removed, what is left out
     /// defaulted.
     pub(super) fn take(&self, mut object: Value) -> Result<Value, Status> {
         let Target::Version(served) = self else { return Ok(object) };
         served.typing.check(&mut object).map_err(|status| Status::internal(status.message))?;
         served.typing.default(&served.resource, &mut object);
-        Ok(served.stored_form(object))
+        Ok(served.working_form(object))
     }
 }
 
