@@ -22,7 +22,9 @@ fn main() -> io::Result<()> {
     println!("cargo::rustc-link-arg-bins=-L{}", out.display());
     println!("cargo::rustc-link-arg-bins=-static");
     println!("cargo::rustc-link-arg-bins=-no-pie");
-    if env::var("PROFILE").as_deref() == Ok("release") {
+    // For profilers: KIJABI_SYMBOLS=1 cargo build --release --config profile.release.package.kijabi.strip=false
+    println!("cargo::rerun-if-env-changed=KIJABI_SYMBOLS");
+    if env::var("PROFILE").as_deref() == Ok("release") && env::var_os("KIJABI_SYMBOLS").is_none() {
         println!("cargo::rustc-link-arg-bins=-Wl,--strip-all");
     }
     Ok(())

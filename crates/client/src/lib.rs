@@ -13,6 +13,7 @@
 mod informer;
 mod queue;
 mod recorder;
+pub mod select;
 
 pub use informer::{Delta, Informer, Informers, Kind};
 pub use kube::Client;

@@ -8,7 +8,7 @@ use kube::api::{Patch, PatchParams};
 use serde_json::json;
 
 use crate::control::{Controller, Error, Loop, Queue, Shared, Step};
-use crate::select;
+use client::select;
 
 struct Aggregate {
     shared: Arc<Shared>,

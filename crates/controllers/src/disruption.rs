@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::{Delta, Informer};
+use client::{Delta, Informer, select};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{Pod, ReplicationController};
@@ -15,7 +15,7 @@ use kube::api::PostParams;
 
 use crate::control::{Controller, Error, Loop, Queue, Shared, Step};
 use crate::deployment::scaled;
-use crate::{owner, pods, select};
+use crate::{owner, pods};
 
 /// An eviction that was allowed but not seen within this time did not happen.
 const DISRUPTED_SECONDS_MAX: i64 = 120;

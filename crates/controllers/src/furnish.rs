@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::PostParams;
 
 use crate::control::{Controller, Error, Loop, Queue, Shared, Step, code, is_namespace_terminating};
-use crate::select::Labels;
+use client::select::Labels;
 
 const ROOT_CA: &str = "kube-root-ca.crt";
 const DESCRIPTION: &str = "kubernetes.io/description";

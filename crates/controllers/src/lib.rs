@@ -35,7 +35,6 @@ mod owner;
 mod pods;
 mod quota;
 mod replicas;
-mod select;
 mod statefulset;
 #[cfg(test)]
 mod testing;

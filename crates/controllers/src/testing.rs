@@ -7,6 +7,8 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodCondition, PodSpec, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
 
+use crate::discover::Resource;
+
 /// The time `seconds` after the epoch.
 pub(crate) fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(seconds).expect("a test's time is in range")
@@ -25,6 +27,18 @@ pub(crate) fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
 /// Parses any object from JSON.
 pub(crate) fn object<K: serde::de::DeserializeOwned>(value: serde_json::Value) -> K {
     serde_json::from_value(value).expect("a test's object is well formed")
+}
+
+/// A namespaced resource of the core group.
+pub(crate) fn resource(plural: &str) -> Arc<Resource> {
+    let api = kube::core::ApiResource {
+        group: String::new(),
+        version: "v1".into(),
+        api_version: "v1".into(),
+        kind: plural.into(),
+        plural: plural.into(),
+    };
+    Arc::new(Resource { api, namespaced: true, verbs: Vec::new() })
 }
 
 /// A running pod on node `n1` in namespace `default`, not ready, created at second 1.

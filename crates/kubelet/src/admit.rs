@@ -4,8 +4,8 @@ use crate::node::Capacity;
 use crate::resources::{pod_total, request};
 use crate::spec;
 use crate::status::Verdict;
-use k8s_openapi::api::core::v1::{Node, NodeSelectorRequirement, NodeSelectorTerm, Pod};
-use std::collections::BTreeMap;
+use client::select::node_wanted;
+use k8s_openapi::api::core::v1::{Node, Pod};
 
 fn verdict(reason: &str, message: impl std::fmt::Display) -> Verdict {
     Verdict { reason: reason.into(), message: format!("Pod was rejected: {message}") }
@@ -16,8 +16,12 @@ pub fn check(pod: &Pod, others: &[&Pod], node: Option<&Node>, capacity: &Capacit
     if spec::spec(pod).os.as_ref().is_some_and(|os| os.name != "linux") {
         return Some(verdict("PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"));
     }
-    if let Some(labels) = node.and_then(|n| n.metadata.labels.as_ref())
-        && !affine(pod, labels, node)
+    if let Some(node) = node
+        && !node_wanted(
+            spec::spec(pod),
+            node.metadata.name.as_deref().unwrap_or_default(),
+            node.metadata.labels.as_ref(),
+        )
     {
         return Some(verdict(
             "NodeAffinity",
@@ -64,47 +68,6 @@ fn ports(pod: &Pod, others: &[&Pod]) -> Option<Verdict> {
     let clash = taken.into_iter().any(|port| wanted.contains(&port));
     let text = "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports";
     clash.then(|| verdict("NodePorts", text))
-}
-
-/// Whether the node has what the pod's selector and required affinity want.
-fn affine(pod: &Pod, labels: &BTreeMap<String, String>, node: Option<&Node>) -> bool {
-    let s = spec::spec(pod);
-    if !s.node_selector.iter().flatten().all(|(k, v)| labels.get(k) == Some(v)) {
-        return false;
-    }
-    let required = s.affinity.as_ref().and_then(|a| a.node_affinity.as_ref());
-    let required = required.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
-    let name = node.and_then(|n| n.metadata.name.as_deref()).unwrap_or_default();
-    required.is_none_or(|r| r.node_selector_terms.iter().any(|t| term(t, labels, name)))
-}
-
-fn term(term: &NodeSelectorTerm, labels: &BTreeMap<String, String>, name: &str) -> bool {
-    let expressions = term.match_expressions.as_deref().unwrap_or_default();
-    let fields = term.match_fields.as_deref().unwrap_or_default();
-    if expressions.is_empty() && fields.is_empty() {
-        return false;
-    }
-    expressions.iter().all(|r| requirement(r, labels.get(&r.key).map(String::as_str)))
-        && fields.iter().all(|r| requirement(r, (r.key == "metadata.name").then_some(name)))
-}
-
-fn requirement(r: &NodeSelectorRequirement, value: Option<&str>) -> bool {
-    let values = r.values.as_deref().unwrap_or_default();
-    let listed = value.is_some_and(|v| values.iter().any(|w| w == v));
-    let number = |text: Option<&str>| text.and_then(|t| t.parse::<i64>().ok());
-    let compare = |f: fn(&i64, &i64) -> bool| match (number(value), number(values.first().map(String::as_str))) {
-        (Some(a), Some(b)) => f(&a, &b),
-        _ => false,
-    };
-    match r.operator.as_str() {
-        "In" => listed,
-        "NotIn" => !listed,
-        "Exists" => value.is_some(),
-        "DoesNotExist" => value.is_none(),
-        "Gt" => compare(i64::gt),
-        "Lt" => compare(i64::lt),
-        _ => false,
-    }
 }
 
 #[cfg(test)]

@@ -5,10 +5,11 @@
 
 use std::collections::HashMap;
 
+use client::select::matches;
 use k8s_openapi::api::core::v1::{Pod, PodAffinityTerm, PodSpec, WeightedPodAffinityTerm};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use crate::filter::{Class, Rejection};
-use crate::labels::selects;
 use crate::view::{ClusterView, Labels, NodeView, Placed};
 
 /// A topology key and one of its values: all nodes that share a zone, say.
@@ -36,12 +37,9 @@ fn means(view: &ClusterView, term: &PodAffinityTerm, of: &str, namespace: &str, 
     let listed = term.namespaces.iter().flatten().any(|n| n == namespace);
     let own =
         term.namespaces.as_ref().is_none_or(Vec::is_empty) && term.namespace_selector.is_none() && of == namespace;
-    let selected = || {
-        let empty = Labels::new();
-        term.namespace_selector.is_some()
-            && selects(term.namespace_selector.as_ref(), view.namespace(namespace).unwrap_or(&empty))
-    };
-    selects(term.label_selector.as_ref(), labels) && (own || listed || selected())
+    let selects = |selector: &Option<LabelSelector>, labels| selector.as_ref().is_some_and(|s| matches(s, labels));
+    selects(&term.label_selector, Some(labels))
+        && (own || listed || selects(&term.namespace_selector, view.namespace(namespace)))
 }
 
 fn domain(term: &PodAffinityTerm, node: &NodeView) -> Option<Domain> {

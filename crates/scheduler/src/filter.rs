@@ -5,10 +5,10 @@ use std::borrow::Cow;
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 
 use crate::affinity::Affinity;
-use crate::labels::{node_wanted, tolerated};
 use crate::resources::{self, Resources};
 use crate::spread::Spread;
 use crate::view::{ClusterView, HostPort, NodeView, host_ports};
+use client::select::{node_wanted, tolerated};
 
 /// What a rejection is about: only some changes of the cluster can cure it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -117,7 +117,7 @@ pub(crate) fn suits(wish: &Wish<'_>, node: &NodeView) -> Result<(), Rejection> {
     if node.taints.iter().any(|t| keeps_away(&t.effect) && !tolerated(t, tolerations)) {
         return Err(Rejection::hard(Class::NODE, "node(s) had untolerated taint(s)"));
     }
-    if !node_wanted(&wish.spec, node) {
+    if !node_wanted(&wish.spec, &node.name, Some(&node.labels)) {
         return Err(Rejection::hard(Class::NODE, "node(s) didn't match Pod's node affinity/selector"));
     }
     Ok(())

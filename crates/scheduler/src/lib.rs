@@ -15,7 +15,6 @@ mod affinity;
 mod carry_out;
 mod decide;
 mod filter;
-mod labels;
 mod preempt;
 mod queue;
 mod resources;

@@ -1,9 +1,9 @@
 //! Which of the possible nodes is best.
 
 use crate::filter::Wish;
-use crate::labels::{node_term, tolerated};
 use crate::resources::{self, Resources};
 use crate::view::{ClusterView, NodeView};
+use client::select::{node_term, tolerated};
 
 /// The best score of one criterion.
 const BEST: f64 = 100.0;
@@ -80,7 +80,7 @@ fn unwelcome(wish: &Wish<'_>, node: &NodeView) -> f64 {
 fn preferred_node(wish: &Wish<'_>, node: &NodeView) -> f64 {
     let affinity = wish.spec.affinity.as_ref().and_then(|a| a.node_affinity.as_ref());
     let terms = affinity.and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref());
-    let matching = terms.into_iter().flatten().filter(|t| node_term(&t.preference, node));
+    let matching = terms.into_iter().flatten().filter(|t| node_term(&t.preference, &node.name, Some(&node.labels)));
     matching.map(|t| f64::from(t.weight)).sum()
 }
 

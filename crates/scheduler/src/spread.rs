@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use k8s_openapi::api::core::v1::{Pod, PodSpec, TopologySpreadConstraint};
 
 use crate::filter::{Class, Rejection};
-use crate::labels::{node_wanted, selects, tolerated};
 use crate::view::{ClusterView, Labels, NodeView, Placed, controller};
+use client::select::{matches, node_wanted, tolerated};
 
 const HOSTNAME: &str = "kubernetes.io/hostname";
 const ZONE: &str = "topology.kubernetes.io/zone";
@@ -114,7 +114,8 @@ fn count(view: &ClusterView, pod: &Pod, spec: &PodSpec, constraint: &TopologySpr
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let keys: Vec<&String> = constraint.match_label_keys.iter().flatten().filter(|k| own.contains_key(*k)).collect();
     let meant = |labels: &Labels| {
-        selects(constraint.label_selector.as_ref(), labels) && keys.iter().all(|k| labels.get(*k) == own.get(*k))
+        constraint.label_selector.as_ref().is_some_and(|s| matches(s, Some(labels)))
+            && keys.iter().all(|k| labels.get(*k) == own.get(*k))
     };
     let counts_pod = |p: &&Placed| !p.terminating && p.namespace == namespace && meant(&p.labels);
     let mut counts = HashMap::new();
@@ -128,7 +129,8 @@ fn count(view: &ClusterView, pod: &Pod, spec: &PodSpec, constraint: &TopologySpr
 
 /// Whether the node counts as a place the pod could be spread to (KEP-3094: affinity honoured, taints not, by default).
 fn eligible(spec: &PodSpec, constraint: &TopologySpreadConstraint, node: &NodeView) -> bool {
-    let by_affinity = constraint.node_affinity_policy.as_deref() == Some("Ignore") || node_wanted(spec, node);
+    let by_affinity = constraint.node_affinity_policy.as_deref() == Some("Ignore")
+        || node_wanted(spec, &node.name, Some(&node.labels));
     let tolerations = spec.tolerations.as_deref().unwrap_or_default();
     let tainted = || node.taints.iter().any(|t| t.effect != "PreferNoSchedule" && !tolerated(t, tolerations));
     by_affinity && !(constraint.node_taints_policy.as_deref() == Some("Honor") && tainted())

@@ -9,8 +9,7 @@ use k8s_openapi::api::core::v1::{Node, Pod, PodAffinityTerm, Taint};
 
 use crate::resources::{self, Resources};
 
-/// Labels as objects carry them.
-pub(crate) type Labels = BTreeMap<String, String>;
+pub(crate) use client::select::Labels;
 
 /// A port of the node that a pod takes.
 #[derive(Clone, Debug, PartialEq, Eq)]

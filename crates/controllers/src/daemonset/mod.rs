@@ -4,7 +4,7 @@ mod plan;
 
 use std::sync::Arc;
 
-use client::{Delta, EventType, Informer, Recorder, reference};
+use client::{Delta, EventType, Informer, Recorder, reference, select};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, DaemonSetStatus};
 use k8s_openapi::api::core::v1::{
@@ -17,7 +17,7 @@ use crate::control::{Controller, Error, Loop, Queue, Shared, Step};
 use crate::create::{For, from_template};
 use crate::expectations::Expectations;
 use crate::history::{self, Current, HASH};
-use crate::{owner, pods, select};
+use crate::{owner, pods};
 
 struct DaemonSets {
     shared: Arc<Shared>,

@@ -10,9 +10,8 @@ use k8s_openapi::api::core::v1::{Node, Pod, PodSpec, Taint, Toleration};
 
 use crate::deployment::scaled;
 use crate::history::HASH;
-use crate::node::tolerates;
 use crate::pods::{self, Availability};
-use crate::select::node_wanted;
+use client::select::{node_wanted, tolerates};
 
 /// What to do.
 #[derive(Debug, Default)]
@@ -60,7 +59,7 @@ pub(super) fn tolerations(spec: &PodSpec) -> Vec<Toleration> {
 fn belongs(spec: &PodSpec, tolerations: &[Toleration], node: &Node) -> (bool, bool) {
     let name = node.metadata.name.as_deref().unwrap_or_default();
     let named = spec.node_name.as_deref().is_none_or(|n| n.is_empty() || n == name);
-    if !named || !node_wanted(spec, node) {
+    if !named || !node_wanted(spec, node.metadata.name.as_deref().unwrap_or_default(), node.metadata.labels.as_ref()) {
         return (false, false);
     }
     let repelled = |effects: &[&str]| {

@@ -9,7 +9,7 @@ mod status;
 
 use std::sync::Arc;
 
-use client::{Delta, EventType, Informer, Recorder, reference};
+use client::{Delta, EventType, Informer, Recorder, reference, select};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus, ReplicaSet};
 use k8s_openapi::api::core::v1::Pod;
@@ -20,7 +20,7 @@ use self::plan::Action;
 pub(crate) use self::revision::template_hash;
 use crate::adopt::claim_all;
 use crate::control::{Controller, Error, Loop, Queue, Shared, Step, code, is_namespace_terminating, message};
-use crate::{owner, pods, select};
+use crate::{owner, pods};
 
 struct Deployments {
     shared: Arc<Shared>,

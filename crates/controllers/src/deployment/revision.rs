@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::PodTemplateSpec;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::select::Labels;
+use client::select::Labels;
 
 /// The label that tells the pods of one revision from those of another.
 pub(crate) const HASH_LABEL: &str = "pod-template-hash";

@@ -6,7 +6,7 @@ mod plan;
 
 use std::sync::Arc;
 
-use client::{Delta, Informer};
+use client::{Delta, Informer, select};
 use k8s_openapi::api::core::v1::{Endpoints, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DeleteParams, PostParams};
@@ -15,7 +15,7 @@ use self::plan::{Action, MANAGED_BY, MANAGER, SERVICE_NAME, Zones};
 use crate::control::{Controller, Error, Loop, Queue, Shared, Step, code, is_namespace_terminating};
 use crate::create::generate_name;
 use crate::expectations::Expectations;
-use crate::{pods, select};
+use crate::pods;
 
 const ZONE: &str = "topology.kubernetes.io/zone";
 

@@ -221,6 +221,7 @@ impl Collector {
 mod tests {
     use super::*;
     use crate::testing::object;
+    use crate::testing::resource;
 
     #[test]
     fn owners_decide() {
@@ -244,16 +245,6 @@ mod tests {
 
     #[test]
     fn a_circle_is_one_when_the_next_waits_already() {
-        let resource = |plural: &str| {
-            let api = kube::core::ApiResource {
-                group: String::new(),
-                version: "v1".into(),
-                api_version: "v1".into(),
-                kind: plural.into(),
-                plural: plural.into(),
-            };
-            Arc::new(Resource { api, namespaced: true, verbs: Vec::new() })
-        };
         let dependent = |deleting, foreground| {
             let object = Object {
                 resource: resource("pods"),

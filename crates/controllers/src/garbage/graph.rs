@@ -173,19 +173,8 @@ impl Graph {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::object;
+    use crate::testing::{object, resource};
     use serde_json::{Value, json};
-
-    fn resource(plural: &str) -> Arc<Resource> {
-        let api = kube::core::ApiResource {
-            group: String::new(),
-            version: "v1".into(),
-            api_version: "v1".into(),
-            kind: plural.into(),
-            plural: plural.into(),
-        };
-        Arc::new(Resource { api, namespaced: true, verbs: Vec::new() })
-    }
 
     fn meta(uid: &str, owners: &[&str], extra: Value) -> ObjectMeta {
         let owners: Vec<Value> =

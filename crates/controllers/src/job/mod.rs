@@ -7,7 +7,7 @@ mod plan;
 
 use std::sync::Arc;
 
-use client::{Delta, EventType, Informer, Recorder, reference};
+use client::{Delta, EventType, Informer, Recorder, reference, select};
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{EnvVar, EnvVarSource, ObjectFieldSelector, Pod, PodSpec, PodTemplateSpec};
@@ -20,7 +20,7 @@ use crate::adopt::claim_all;
 use crate::control::{Controller, Error, Loop, Queue, Shared, Step, is_namespace_terminating};
 use crate::create::{For, from_template, generate_name};
 use crate::expectations::Expectations;
-use crate::{owner, pods, select};
+use crate::{owner, pods};
 
 /// The label with the Job's name, on its pods.
 const JOB_NAME: &str = "batch.kubernetes.io/job-name";

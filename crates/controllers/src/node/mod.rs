@@ -7,7 +7,6 @@ mod taints;
 
 use std::sync::Arc;
 
-pub(crate) use self::taints::tolerates;
 use crate::control::Shared;
 
 /// Starts the controllers of nodes. Without a `cluster_cidr` nodes get no pod network.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use client::select::tolerates;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, Taint, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -87,24 +88,6 @@ pub(super) fn stay(pod: &Pod, taints: &[Taint], now: Timestamp) -> Stay {
     match left {
         None => Stay::ForEver,
         Some(seconds) => Stay::For(Duration::from_secs(u64::try_from(seconds).unwrap_or(0))),
-    }
-}
-
-/// Whether the toleration covers the taint.
-pub(crate) fn tolerates(t: &Toleration, taint: &Taint) -> bool {
-    let text = |s: &Option<String>| s.clone().unwrap_or_default();
-    let (effect, key) = (text(&t.effect), text(&t.key));
-    if (!effect.is_empty() && effect != taint.effect) || (!key.is_empty() && key != taint.key) {
-        return false;
-    }
-    let (have, want) = (text(&taint.value), text(&t.value));
-    let compare = |f: fn(&i64, &i64) -> bool| matches!((have.parse(), want.parse()), (Ok(a), Ok(b)) if f(&a, &b));
-    match t.operator.as_deref().unwrap_or("Equal") {
-        "" | "Equal" => have == want,
-        "Exists" => true,
-        "Lt" => compare(i64::lt),
-        "Gt" => compare(i64::gt),
-        _ => false,
     }
 }
 

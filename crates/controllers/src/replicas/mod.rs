@@ -21,8 +21,8 @@ use crate::adopt::claim_all;
 use crate::control::{Controller, Error, Loop, Queue, Shared, Step};
 use crate::create::{For, from_template};
 use crate::expectations::Expectations;
-use crate::select::{self, Labels};
 use crate::{owner, pods};
+use client::select::{self, Labels};
 
 /// A kind that keeps a number of pods.
 pub(crate) trait Replicated: Kind + Resource<Scope = NamespaceResourceScope> + serde::Serialize {

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 
 use crate::pods::{self, Availability};
-use crate::select::{self, Labels};
+use client::select::{self, Labels};
 
 /// The most pods created or deleted in one go.
 const BURST: usize = 500;

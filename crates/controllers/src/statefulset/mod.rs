@@ -5,7 +5,7 @@ mod plan;
 
 use std::sync::Arc;
 
-use client::{Delta, EventType, Informer, Recorder, reference};
+use client::{Delta, EventType, Informer, Recorder, reference, select};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet, StatefulSetStatus};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, PodTemplateSpec};
@@ -16,7 +16,7 @@ use crate::adopt::claim_all;
 use crate::control::{Controller, Error, Loop, Queue, Shared, Step, code, is_namespace_terminating, message};
 use crate::expectations::Expectations;
 use crate::history::{self, Current, HASH};
-use crate::{owner, pods, select};
+use crate::{owner, pods};
 
 struct StatefulSets {
     shared: Arc<Shared>,
