@@ -12,6 +12,17 @@ const PERIOD: Duration = Duration::from_secs(15);
 /// Less processor time than this in a period is idleness.
 const IDLE_BELOW: Duration = Duration::from_millis(150);
 
+/// `mi_option_purge_delay` of mimalloc 3 (`mimalloc.h`): how many milliseconds freed pages are kept before the kernel gets them.
+const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
+
+/// Has the allocator give freed pages back at once. It does so only while it is called, so that what a burst leaves behind would
+/// stay for as long as the program idles (measured: 15 MB after a hundred pods).
+#[allow(unsafe_code)]
+pub(crate) fn return_at_once() {
+    // SAFETY: sets a number that the allocator reads atomically.
+    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, 0) };
+}
+
 /// Lets pages go once after each busy period.
 pub(crate) async fn trim_when_idle(token: CancellationToken) -> Result<(), std::io::Error> {
     let (mut before, mut busy) = (processor_time(), true);
@@ -85,5 +96,15 @@ mod tests {
             assert_eq!(code_mapping(other, "/usr/bin/kijabi"), None, "{other}");
         }
         trim().unwrap();
+    }
+
+    #[test]
+    #[allow(unsafe_code)]
+    fn the_allocator_knows_the_option() {
+        // SAFETY: reads a number. The default tells that it is the option meant.
+        let read = || unsafe { libmimalloc_sys::mi_option_get(PURGE_DELAY) };
+        assert!(read() > 1, "{}", read());
+        return_at_once();
+        assert_eq!(read(), 0);
     }
 }

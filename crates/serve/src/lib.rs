@@ -34,6 +34,7 @@
 //! It never knows what it serves: no Kubernetes objects but the `Status` that ends an exec, no users, no routes.
 
 pub mod client;
+mod coalesce;
 pub mod remote;
 pub mod server;
 pub mod spdy;

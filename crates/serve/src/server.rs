@@ -1,6 +1,7 @@
 //! Accepts connections, speaks TLS and HTTP on them, and drains at the end.
 
 use crate::BoxError;
+use crate::coalesce::Coalesced;
 use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -206,7 +207,7 @@ where
         let response = (shared.handler)(peer.clone(), request);
         async move { Ok::<_, Infallible>(response.await) }
     });
-    let connection = shared.http.serve_connection_with_upgrades(TokioIo::new(io), service);
+    let connection = shared.http.serve_connection_with_upgrades(TokioIo::new(Coalesced::new(io)), service);
     tokio::pin!(connection);
     let result = tokio::select! {
         result = &mut connection => result,
