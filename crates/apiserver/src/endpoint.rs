@@ -17,6 +17,10 @@ use std::sync::Arc;
 /// The largest body read, in bytes.
 pub const BODY_BYTES_MAX: usize = 3 << 20;
 
+/// For how long, and up to how many bytes, the rest of a body that is too large is taken in.
+const LINGER: std::time::Duration = std::time::Duration::from_secs(3);
+const LINGER_BYTES_MAX: usize = 16 << 20;
+
 /// A request to an [`Endpoint`]: authenticated and authorized.
 pub struct EndpointRequest {
     /// Who wants what. For `connect` subresources the verb is still that of the HTTP method.
@@ -76,16 +80,15 @@ pub(crate) fn empty_body() -> RequestBody {
 
 /// Reads a body up to the limit; 413 beyond.
 pub(crate) async fn read_body(mut body: RequestBody) -> Result<Bytes, Status> {
-    let too_large = || Status::too_large(format!("Request entity too large: limit is {BODY_BYTES_MAX}"));
     if http_body::Body::size_hint(&body).lower() > BODY_BYTES_MAX as u64 {
-        return Err(too_large());
+        return Err(too_large(body));
     }
     let (mut first, mut all) = (Bytes::new(), Vec::new());
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| Status::bad_request(format!("the body could not be read: {error}")))?;
         let Ok(data) = frame.into_data() else { continue };
         if first.len() + all.len() + data.len() > BODY_BYTES_MAX {
-            return Err(too_large());
+            return Err(too_large(body));
         }
         if first.is_empty() && all.is_empty() {
             first = data;
@@ -95,6 +98,21 @@ pub(crate) async fn read_body(mut body: RequestBody) -> Result<Bytes, Status> {
         }
     }
     Ok(if all.is_empty() { first } else { all.into() })
+}
+
+/// 413. A body dropped half-read resets its HTTP/2 stream before the answer is out, and a client that sends first and reads later
+/// never sees it: so the rest is taken in for a while, and thrown away.
+fn too_large(mut body: RequestBody) -> Status {
+    tokio::spawn(tokio::time::timeout(LINGER, async move {
+        let mut left = LINGER_BYTES_MAX;
+        while let Some(Ok(frame)) = body.frame().await {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+            if left == 0 {
+                break;
+            }
+        }
+    }));
+    Status::too_large(format!("Request entity too large: limit is {BODY_BYTES_MAX}"))
 }
 
 /// A plain text answer.
