@@ -63,7 +63,7 @@ pub(crate) fn serve(api: &ApiServer, parts: &Parts) -> Option<Result<Response<Bo
         ["apis", group, version] => resources(&catalogue, group, version)?,
         ["version"] => version(&api.config),
         [""] => paths(&catalogue),
-        ["openapi", ref rest @ ..] => return crate::openapi::serve(parts, rest),
+        ["openapi", ref rest @ ..] => return crate::openapi::serve(&catalogue, parts, rest),
         _ => return None,
     };
     let accept = match Accept::negotiate(&parts.headers) {

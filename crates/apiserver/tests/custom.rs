@@ -275,3 +275,47 @@ async fn a_changed_schema_holds_for_what_is_stored() {
     until(&server, "/apis/x.io/v1beta1/widgets", |answer| answer["code"] == 404).await;
     assert_eq!(server.get(WIDGETS).await.ok()["items"].as_array().unwrap().len(), 1);
 }
+
+/// What clients read to explain and to check kinds, plain and by its hash.
+#[tokio::test]
+async fn described_in_openapi() {
+    let server = with_widgets().await;
+    let index = server.get("/openapi/v3").await.ok();
+    let url = index["paths"]["apis/x.io/v1"]["serverRelativeURL"].as_str().unwrap().to_owned();
+    let answer = server.get(&url).await;
+    let tag = answer.headers["etag"].to_str().unwrap().to_owned();
+    assert!(answer.headers.contains_key("expires") && url.contains(tag.trim_matches('"')));
+    let document = answer.ok();
+    let widget = &document["components"]["schemas"]["io.x.v1.Widget"];
+    assert_eq!(widget["properties"]["spec"]["properties"]["color"], json!({"type": "string", "default": "red"}));
+    assert_eq!(
+        widget["properties"]["metadata"]["allOf"][0]["$ref"],
+        "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"
+    );
+    assert_eq!(
+        widget["x-kubernetes-group-version-kind"],
+        json!([{"group": "x.io", "version": "v1", "kind": "Widget"}])
+    );
+    assert_eq!(widget["x-kubernetes-selectable-fields"], json!([{"fieldPath": "spec.color"}]));
+    let item = &document["paths"]["/apis/x.io/v1/namespaces/{namespace}/widgets/{name}"];
+    assert!(item["patch"]["requestBody"]["content"].get("application/strategic-merge-patch+json").is_none());
+    assert!(document["components"]["schemas"].get("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta").is_some());
+    let all = server.get("/openapi/v2").await.ok();
+    assert!(
+        all["definitions"]["io.x.v1.WidgetList"]["properties"]["items"]["items"]["$ref"]
+            == "#/definitions/io.x.v1.Widget"
+    );
+    assert_eq!(all["definitions"]["io.x.v1beta1.Widget"].get("properties"), None);
+    // A change is there at once, under another hash.
+    let path = format!("{DEFINITIONS}/widgets.x.io");
+    let change =
+        json!([{"op": "add", "path": "/spec/versions/0/schema/openAPIV3Schema/description", "value": "Things."}]);
+    server.patch(&path, "json", change).await.ok();
+    let index =
+        until(&server, "/openapi/v3", |index| index["paths"]["apis/x.io/v1"]["serverRelativeURL"] != url.as_str())
+            .await;
+    let url = index["paths"]["apis/x.io/v1"]["serverRelativeURL"].as_str().unwrap();
+    assert_eq!(server.get(url).await.ok()["components"]["schemas"]["io.x.v1.Widget"]["description"], "Things.");
+    server.delete(&path, Value::Null).await.ok();
+    until(&server, "/openapi/v3/apis/x.io/v1", |answer| answer["code"] == 404).await;
+}

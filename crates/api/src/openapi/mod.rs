@@ -1,9 +1,15 @@
-//! What clients learn of the kinds: OpenAPI documents made from the catalogue and the schema table.
+//! What clients learn of the kinds: OpenAPI documents made from the catalogue and the schema table, and of what custom kinds say of
+//! themselves.
 //!
-//! A document is made when it is asked for and not kept; making the largest takes a few milliseconds. Descriptions are left out.
+//! A document is made when it is asked for and not kept; making the largest takes a few milliseconds. Descriptions are those of
+//! custom kinds, and of the metadata of all.
 
+mod custom;
+mod descriptions;
 mod paths;
 mod schemas;
+
+pub use custom::Custom;
 
 use crate::catalogue;
 use serde_json::{Map, Value, json};
@@ -27,7 +33,7 @@ pub fn index<'a>(more: impl IntoIterator<Item = (&'a str, &'a str)>) -> Vec<u8> 
     };
     for group in catalogue::groups() {
         for version in &group.versions {
-            add(&document_path(group.name, version), &hash(group.name, version));
+            add(&document_path(group.name, version), &hash(group.name, version, []));
         }
     }
     for (path, hash) in more {
@@ -36,11 +42,16 @@ pub fn index<'a>(more: impl IntoIterator<Item = (&'a str, &'a str)>) -> Vec<u8> 
     bytes(&json!({"paths": list}))
 }
 
-/// The document of a group and version, as `/openapi/v3/apis/GROUP/VERSION` serves it; none for one that is not built in.
-pub fn v3(group: &str, version: &str) -> Option<Vec<u8>> {
-    catalogue::in_version(group, version).next()?;
+/// The document of a group and version, as `/openapi/v3/apis/GROUP/VERSION` serves it, with the custom kinds in it; none where
+/// there are no kinds.
+pub fn v3(group: &str, version: &str, customs: &[Custom]) -> Option<Vec<u8>> {
+    if catalogue::in_version(group, version).next().is_none() && customs.is_empty() {
+        return None;
+    }
     let mut components = schemas::Collector::new(Dialect::V3);
-    let paths = paths::of(group, version, &mut components);
+    components.add(customs);
+    let mut paths = paths::of(catalogue::in_version(group, version).map(|r| &**r), &mut components);
+    paths.append(&mut paths::of(customs.iter().map(|custom| &*custom.resource), &mut components));
     Some(bytes(&json!({
         "openapi": "3.0.0",
         "info": info(),
@@ -50,14 +61,11 @@ pub fn v3(group: &str, version: &str) -> Option<Vec<u8>> {
 }
 
 /// The document of everything, as `/openapi/v2` serves it.
-pub fn v2() -> Vec<u8> {
+pub fn v2(customs: &[Custom]) -> Vec<u8> {
     let mut components = schemas::Collector::new(Dialect::V2);
-    let mut all = Map::new();
-    for group in catalogue::groups() {
-        for version in &group.versions {
-            all.append(&mut paths::of(group.name, version, &mut components));
-        }
-    }
+    components.add(customs);
+    let builtin = catalogue::all().iter().map(|resource| &**resource);
+    let all = paths::of(builtin.chain(customs.iter().map(|custom| &*custom.resource)), &mut components);
     bytes(&json!({
         "swagger": "2.0",
         "info": info(),
@@ -68,11 +76,12 @@ pub fn v2() -> Vec<u8> {
     }))
 }
 
-/// Names the content of a document, as an `ETag` and in the index: it changes with the kinds, never at run time.
-pub fn hash(group: &str, version: &str) -> String {
+/// Names the content of a document, as an `ETag` and in the index: it changes with the kinds. `customs` tell the states of the custom
+/// kinds in it.
+pub fn hash<'a>(group: &'a str, version: &'a str, customs: impl IntoIterator<Item = &'a str>) -> String {
     let texts = [env!("CARGO_PKG_VERSION"), catalogue::TEXT, group, version];
     let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
-    for byte in texts.iter().flat_map(|t| t.bytes().chain([0])) {
+    for byte in texts.into_iter().chain(customs).flat_map(|t| t.bytes().chain([0])) {
         hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
     }
     format!("{hash:016X}")
@@ -101,7 +110,7 @@ mod tests {
     use std::collections::HashSet;
 
     fn document(group: &str, version: &str) -> Value {
-        serde_json::from_slice(&v3(group, version).unwrap()).unwrap()
+        serde_json::from_slice(&v3(group, version, &[]).unwrap()).unwrap()
     }
 
     /// Collects every `$ref` of a document.
@@ -134,7 +143,7 @@ mod tests {
                 check(&document, "#/components/schemas/", &document["components"]["schemas"]);
             }
         }
-        let document: Value = serde_json::from_slice(&v2()).unwrap();
+        let document: Value = serde_json::from_slice(&v2(&[])).unwrap();
         check(&document, "#/definitions/", &document["definitions"]);
     }
 
@@ -157,7 +166,7 @@ mod tests {
             (&json!("merge"), &json!("name"))
         );
         assert_eq!(env["items"]["$ref"], "#/components/schemas/io.k8s.api.core.v1.EnvVar");
-        assert!(v3("apps", "v1beta1").is_none());
+        assert!(v3("apps", "v1beta1", &[]).is_none());
         let index: Value = serde_json::from_slice(&index([("apis/a.b/v1", "X")])).unwrap();
         assert_eq!(index["paths"]["apis/a.b/v1"]["serverRelativeURL"], "/openapi/v3/apis/a.b/v1?hash=X");
         assert!(index["paths"].get("api/v1").is_some());

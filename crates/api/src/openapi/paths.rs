@@ -2,7 +2,7 @@
 
 use super::Dialect;
 use super::schemas::Collector;
-use crate::catalogue::{self, Resource, Subresource};
+use crate::catalogue::{Resource, Subresource};
 use serde_json::{Map, Value, json};
 
 const JSON: &str = "application/json";
@@ -36,12 +36,12 @@ const DELETE: [&str; 5] = [
 /// A group, version and kind.
 type Kind<'a> = [&'a str; 3];
 
-/// All paths of a group and version.
-pub(super) fn of(group: &str, version: &str, schemas: &mut Collector) -> Map<String, Value> {
-    let base = format!("/{}", super::document_path(group, version));
+/// All paths of some resources.
+pub(super) fn of<'r>(resources: impl Iterator<Item = &'r Resource>, schemas: &mut Collector) -> Map<String, Value> {
     let mut paths = Map::new();
-    for resource in catalogue::in_version(group, version) {
-        let mut maker = Maker { resource, schemas: &mut *schemas, tag: tag(group, version) };
+    for resource in resources {
+        let base = format!("/{}", super::document_path(&resource.group, &resource.version));
+        let mut maker = Maker { resource, schemas: &mut *schemas, tag: tag(&resource.group, &resource.version) };
         let own = if resource.namespaced { format!("{base}/namespaces/{{namespace}}") } else { base.clone() };
         let collection = format!("{own}/{}", resource.plural);
         let item = format!("{collection}/{{name}}");
@@ -144,16 +144,20 @@ impl<'a> Maker<'a> {
         let parameters = ["dryRun", "fieldManager", "fieldValidation", "force"];
         let mut operation = self.operation("patch", kind, &parameters, None, kind);
         let body = json!({"type": "object"});
+        // Custom kinds have no strategic merge.
+        let strategic = !self.schemas.is_custom(kind);
+        let patches: Vec<&str> =
+            PATCHES.into_iter().filter(|patch| strategic || !patch.contains("strategic")).collect();
         match self.schemas.dialect {
             Dialect::V2 => {
-                operation["consumes"] = json!(PATCHES);
+                operation["consumes"] = json!(patches);
                 if let Some(list) = operation["parameters"].as_array_mut() {
                     list.push(json!({"name": "body", "in": "body", "required": true, "schema": body}));
                 }
             }
             Dialect::V3 => {
                 let content: Map<String, Value> =
-                    PATCHES.iter().map(|p| ((*p).to_owned(), json!({"schema": body}))).collect();
+                    patches.iter().map(|p| ((*p).to_owned(), json!({"schema": body}))).collect();
                 operation["requestBody"] = json!({"content": content, "required": true});
             }
         }

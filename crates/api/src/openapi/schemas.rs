@@ -1,6 +1,7 @@
 //! The schemas of structs, as they are referred to.
 
-use super::Dialect;
+use super::custom::{self, Custom, Meta};
+use super::{Dialect, descriptions};
 use machinery::schema::{FieldRef, ListType, Schema, Shape, StructRef, TypeRef};
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
@@ -12,6 +13,8 @@ pub(super) struct Collector {
     queue: Vec<StructRef<'static>>,
     /// The kinds of each struct: group, version, kind.
     kinds: HashMap<usize, Vec<[&'static str; 3]>>,
+    /// The models of custom kinds: by group, version and kind.
+    custom: HashMap<[String; 3], String>,
 }
 
 impl Collector {
@@ -24,11 +27,54 @@ impl Collector {
                 kinds.entry(s.index()).or_default().push([group, version, kind]);
             }
         }
-        Collector { dialect, done: Map::new(), queue: Vec::new(), kinds }
+        Collector { dialect, done: Map::new(), queue: Vec::new(), kinds, custom: HashMap::new() }
+    }
+
+    /// Makes custom kinds and their lists known.
+    pub(super) fn add(&mut self, customs: &[Custom]) {
+        if customs.is_empty() {
+            return;
+        }
+        let table = Schema::builtin();
+        let mut meta = |name| self.of(table.named(name).unwrap_or_else(|| unreachable!("{name} is in the table")));
+        let (object, list) = (meta("meta.v1.ObjectMeta"), meta("meta.v1.ListMeta"));
+        let text = |field| json!({"type": "string", "description": descriptions::of("", field)});
+        let meta = Meta { object, list, api_version: text("apiVersion"), kind: text("kind") };
+        for one in customs {
+            let resource = &one.resource;
+            let item = self.model(&resource.group, &resource.version, &resource.kind);
+            let list = self.model(&resource.group, &resource.version, &resource.list_kind);
+            let reference = json!({"$ref": format!("{}{item}", self.prefix())});
+            self.done.insert(list, one.list(self.dialect, &meta, &reference));
+            self.done.insert(item, one.object(self.dialect, &meta));
+        }
+    }
+
+    fn model(&mut self, group: &str, version: &str, kind: &str) -> String {
+        let name = custom::model_name(group, version, kind);
+        self.custom.insert([group.to_owned(), version.to_owned(), kind.to_owned()], name.clone());
+        name
+    }
+
+    /// Whether a kind is a custom one.
+    pub(super) fn is_custom(&self, kind: [&str; 3]) -> bool {
+        !self.custom.is_empty() && self.custom.contains_key(&kind.map(str::to_owned))
+    }
+
+    fn prefix(&self) -> &'static str {
+        match self.dialect {
+            Dialect::V2 => "#/definitions/",
+            Dialect::V3 => "#/components/schemas/",
+        }
     }
 
     /// A reference to the schema of a kind.
     pub(super) fn kind(&mut self, group: &str, version: &str, kind: &str) -> Value {
+        if let Some(name) =
+            self.custom.get(&[group, version, kind].map(str::to_owned)).filter(|_| !self.custom.is_empty())
+        {
+            return json!({"$ref": format!("{}{name}", self.prefix())});
+        }
         let s = Schema::builtin().kind(group, version, kind).and_then(TypeRef::as_struct);
         s.map_or_else(|| json!({"type": "object"}), |s| self.reference(s.model_name(), |c| c.queue.push(s)))
     }
@@ -44,11 +90,7 @@ impl Collector {
 
     /// A reference; `add` makes the target known the first time.
     fn reference(&mut self, name: String, add: impl FnOnce(&mut Collector)) -> Value {
-        let prefix = match self.dialect {
-            Dialect::V2 => "#/definitions/",
-            Dialect::V3 => "#/components/schemas/",
-        };
-        let target = format!("{prefix}{name}");
+        let target = format!("{}{name}", self.prefix());
         if !self.done.contains_key(&name) {
             self.done.insert(name, Value::Null);
             add(self);
@@ -57,7 +99,7 @@ impl Collector {
     }
 
     fn structure(&mut self, s: StructRef<'static>) -> Value {
-        let properties: Map<String, Value> = s.fields().map(|f| (f.name().to_owned(), self.property(f))).collect();
+        let properties: Map<String, Value> = s.fields().map(|f| (f.name().to_owned(), self.property(s, f))).collect();
         let required: Vec<&str> = s.fields().filter(|f| f.is_required()).map(FieldRef::name).collect();
         let mut schema = json!({"type": "object"});
         if !properties.is_empty() {
@@ -77,9 +119,13 @@ impl Collector {
         schema
     }
 
-    fn property(&mut self, field: FieldRef<'static>) -> Value {
+    fn property(&mut self, owner: StructRef<'static>, field: FieldRef<'static>) -> Value {
         let base = self.of(field.ty());
         let mut facts = facts(field);
+        let description = descriptions::of(owner.name(), field.name());
+        if !description.is_empty() {
+            facts.insert("description".to_owned(), description.into());
+        }
         if let Value::Object(base) = base {
             if base.contains_key("$ref") && self.dialect == Dialect::V3 && !facts.is_empty() {
                 // Beside a reference, version 3 ignores everything.

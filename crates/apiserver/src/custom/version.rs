@@ -13,6 +13,7 @@ use machinery::schema::{self, Schema};
 use machinery::structural::Structural;
 use serde_json::{Value, json};
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 /// What all versions of a custom kind have in common, as of one state of its definition.
@@ -135,6 +136,20 @@ impl Version {
     /// The compiled schema.
     pub(crate) fn schema(&self) -> Result<&Structural, Status> {
         self.family.schema(&self.name)
+    }
+
+    /// Names the state of the definition, for documents made of it.
+    pub(crate) fn tag(&self) -> String {
+        format!("{}/{}/{}", self.family.uid, self.family.generation, self.name)
+    }
+
+    /// The schema as the definition has it, descriptions included; null for none. `definitions` are those read already.
+    pub(crate) fn published(&self, definitions: &mut HashMap<String, Value>) -> Value {
+        let name = &self.family.definition;
+        let definition = definitions
+            .entry(name.clone())
+            .or_insert_with(|| self.family.definitions.get("", name).map_or(Value::Null, |entry| entry.value()));
+        schema_of(definition, &self.name).cloned().unwrap_or_default()
     }
 
     /// Whether the definition is being deleted, so that nothing can be written.
