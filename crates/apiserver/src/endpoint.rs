@@ -100,7 +100,7 @@ pub(crate) async fn read_body(mut body: RequestBody) -> Result<Bytes, Status> {
     Ok(if all.is_empty() { first } else { all.into() })
 }
 
-/// 413. A body dropped half-read resets its HTTP/2 stream before the answer is out, and a client that sends first and reads later
+/// The refusal (413) of a body. One dropped half-read resets its HTTP/2 stream before the answer is out, and a client that sends first and reads later
 /// never sees it: so the rest is taken in for a while, and thrown away.
 fn too_large(mut body: RequestBody) -> Status {
     tokio::spawn(tokio::time::timeout(LINGER, async move {

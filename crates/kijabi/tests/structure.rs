@@ -25,15 +25,21 @@ fn allowed() -> Edges {
         .collect()
 }
 
-/// What the manifests say: ordinary dependencies between members of the workspace.
-fn actual() -> Edges {
+/// What `cargo metadata` says.
+fn metadata(arguments: &[&str]) -> Value {
     let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--no-deps", "--offline", "--format-version", "1"])
+        .args(["metadata", "--offline", "--format-version", "1"])
+        .args(arguments)
         .current_dir(root())
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// What the manifests say: ordinary dependencies between members of the workspace.
+fn actual() -> Edges {
+    let metadata = metadata(&["--no-deps"]);
     let packages = metadata["packages"].as_array().unwrap();
     let members: BTreeSet<&str> = packages.iter().filter_map(|p| p["name"].as_str()).collect();
     let edges = |package: &Value| {
@@ -50,6 +56,43 @@ fn only_the_edges_of_layers_toml() {
         let may = allowed.get(&name).unwrap_or_else(|| panic!("{name} is not in layers.toml"));
         let wrong: Vec<_> = dependencies.difference(may).collect();
         assert!(wrong.is_empty(), "{name} may not depend on {wrong:?}: layers.toml lists what it may");
+    }
+}
+
+/// The texts in quotes of a list in `deny.toml`, whose head is given.
+fn denied(head: &str) -> BTreeSet<String> {
+    let text = std::fs::read_to_string(root().join("deny.toml")).unwrap();
+    let list = text.split_once(head).unwrap_or_else(|| panic!("deny.toml has no {head}")).1;
+    let list = list.split_once("\n]").unwrap().0;
+    let quoted = list.lines().filter_map(|line| line.split('"').nth(1));
+    quoted.map(str::to_owned).collect()
+}
+
+/// What `cargo deny` would say of licences, bans and sources, for those who do not have it.
+#[test]
+fn dependencies_are_as_deny_toml_allows() {
+    let (licences, banned) = (denied("\nallow = ["), denied("\ndeny = ["));
+    assert!(licences.contains("MIT") && banned.contains("openssl-sys"));
+    let metadata = metadata(&["--filter-platform", "x86_64-unknown-linux-gnu"]);
+    let used: BTreeSet<&str> =
+        metadata["resolve"]["nodes"].as_array().unwrap().iter().filter_map(|n| n["id"].as_str()).collect();
+    for package in metadata["packages"].as_array().unwrap() {
+        if !used.contains(package["id"].as_str().unwrap()) {
+            continue;
+        }
+        let name = package["name"].as_str().unwrap();
+        assert!(!banned.contains(name), "{name} is banned by deny.toml");
+        let source = package["source"].as_str().unwrap_or("registry+ of this workspace");
+        assert!(source.starts_with("registry+"), "{name} comes from {source}");
+        let licence = package["license"].as_str().unwrap_or_default().replace('/', " OR ");
+        // SPDX: AND binds closer than OR, and what stands in parentheses is taken together.
+        let known = |one: &str| licences.contains(one.trim_matches(['(', ')', ' ']));
+        let allowed = if licence.contains('(') {
+            licence.split(" AND ").all(|part| part.split(" OR ").any(known))
+        } else {
+            licence.split(" OR ").any(|part| part.split(" AND ").all(known))
+        };
+        assert!(allowed, "{name} is licensed {licence:?}");
     }
 }
 
