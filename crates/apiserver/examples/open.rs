@@ -37,6 +37,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         admission: Vec::new(),
         endpoints: apiserver::endpoint::Endpoints::new(),
         allocators: Vec::new(),
+        aggregator: None,
     };
     let api = ApiServer::new(Config::default(), storage, chain, stop.clone());
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;

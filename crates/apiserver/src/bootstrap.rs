@@ -27,6 +27,10 @@ pub struct Bootstrap {
     pub addresses: Vec<IpAddr>,
     /// The port there.
     pub port: u16,
+    /// PEM of the authority that signs clients' certificates.
+    pub client_ca: String,
+    /// PEM of the authority that signs those who speak for users: ourselves, towards API servers behind us.
+    pub front_proxy_ca: String,
 }
 
 /// The user our controllers run as.
@@ -45,8 +49,26 @@ pub async fn bootstrap(storage: &Storage, config: &Bootstrap) -> Result<(), Stat
     objects.push(service_cidr(config));
     objects.extend(config.dns_ip.map(dns_service));
     try_join_all(objects.into_iter().map(|object| ensure(storage, object))).await?;
-    try_join_all([endpoints(config), endpoint_slice(config)].map(|object| replace(storage, object))).await?;
+    let replaced = [endpoints(config), endpoint_slice(config), authentication(config)];
+    try_join_all(replaced.map(|object| replace(storage, object))).await?;
     Ok(())
+}
+
+/// How API servers behind this one know that it speaks for users.
+fn authentication(config: &Bootstrap) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "extension-apiserver-authentication", "namespace": "kube-system"},
+        "data": {
+            "client-ca-file": config.client_ca,
+            "requestheader-client-ca-file": config.front_proxy_ca,
+            "requestheader-allowed-names": "[\"front-proxy-client\"]",
+            "requestheader-username-headers": "[\"X-Remote-User\"]",
+            "requestheader-uid-headers": "[\"X-Remote-Uid\"]",
+            "requestheader-group-headers": "[\"X-Remote-Group\"]",
+            "requestheader-extra-headers-prefix": "[\"X-Remote-Extra-\"]",
+        },
+    })
 }
 
 /// All our controllers run as one user: it gets the role of each.
@@ -95,6 +117,7 @@ fn place(object: &Value) -> (&'static str, &'static str) {
         "Service" => ("", "services"),
         "Endpoints" => ("", "endpoints"),
         "EndpointSlice" => ("discovery.k8s.io", "endpointslices"),
+        "ConfigMap" => ("", "configmaps"),
         "ServiceCIDR" => ("networking.k8s.io", "servicecidrs"),
         "PriorityClass" => ("scheduling.k8s.io", "priorityclasses"),
         "Role" => (authz_group(), "roles"),
@@ -160,7 +183,7 @@ async fn replace(storage: &Storage, object: Value) -> Result<(), Status> {
         return kind.create(object).await.map(drop);
     }
     let change = |stored: &mut Value| {
-        for field in ["endpoints", "ports", "subsets", "addressType"] {
+        for field in ["endpoints", "ports", "subsets", "addressType", "data"] {
             if let Some(value) = object.get(field) {
                 stored[field] = value.clone();
             }

@@ -1,5 +1,6 @@
 //! The links that a server is made of: who may come in, who may do what, what is changed or refused on the way.
 
+use crate::aggregate::Aggregator;
 use crate::context::{AdmissionPlugin, Attributes, Authenticator, Authorizer, Decision, Peer, UserInfo};
 use crate::endpoint::Endpoints;
 use async_trait::async_trait;
@@ -35,6 +36,8 @@ pub struct Chain {
     pub endpoints: Endpoints,
     /// What is scarce.
     pub allocators: Vec<Arc<dyn Allocator>>,
+    /// What other servers serve; none when there can be none.
+    pub aggregator: Option<Arc<Aggregator>>,
 }
 
 impl Chain {

@@ -9,6 +9,7 @@
 //! It never starts a controller, never talks to a runtime, and never decides anything for a pod.
 
 pub mod admission;
+pub mod aggregate;
 pub mod alloc;
 pub mod authn;
 pub mod authz;

@@ -1,6 +1,7 @@
 //! Wires authentication, authorization, admission, allocation and the endpoints into the server's chain.
 
 use crate::admission;
+use crate::aggregate::Aggregator;
 use crate::alloc::{Allocator, ServiceRange};
 use crate::authn;
 use crate::authz::{NodeAuthorizer, Rbac, RoleGuard, Union};
@@ -39,6 +40,7 @@ pub fn chain(
     let tokens = Arc::new(Tokens::new(pki.clone(), storage.clone(), &config.issuer, &config.address));
     let kubelets = pki::client_config(pki.authority(), Some(pki.swap(Leaf::ApiServerKubeletClient)));
     let connect = Connect::new(storage.clone(), kubelets.map_err(Status::internal)?, stop).map_err(Status::internal)?;
+    let aggregator = Aggregator::new(storage, &connect, pki.swap(Leaf::FrontProxyClient))?;
     let reviews = Arc::new(Reviews {
         authorizer: authorizer.clone() as Arc<dyn Authorizer>,
         rbac: rbac.clone(),
@@ -56,6 +58,7 @@ pub fn chain(
         authorizer,
         admission: plugins,
         endpoints,
+        aggregator: Some(aggregator),
         allocators: vec![Arc::new(Allocator::new(storage.clone(), config.services))],
     })
 }

@@ -76,6 +76,9 @@ impl ApiServer {
         if let Ok(events) = storage.kind("", "events") {
             tokio::spawn(crate::expire::run(events, config.event_ttl, stop.clone()));
         }
+        if let Some(aggregator) = &chain.aggregator {
+            tokio::spawn(Arc::clone(aggregator).run(stop.clone()));
+        }
         Arc::new(ApiServer { config, storage, chain, in_force, metrics: Metrics::default(), stop })
     }
 
@@ -148,6 +151,9 @@ impl ApiServer {
         body: RequestBody,
     ) -> Result<Response<Body>, Status> {
         self.in_force.ready().await;
+        if let Some(aggregator) = self.chain.aggregator.as_ref().filter(|it| it.serves(parts.uri.path())) {
+            return aggregator.forward(&attributes, parts, body).await;
+        }
         if !info.resource_request {
             let Some(endpoint) = self.chain.endpoints.get(&("", parts.uri.path(), "")).cloned() else {
                 return self.other(&parts, &query);
@@ -207,9 +213,12 @@ impl ApiServer {
 
     /// What is no resource: discovery, health, metrics, the version.
     fn other(&self, parts: &Parts, query: &Query) -> Result<Response<Body>, Status> {
-        crate::discovery::serve(self, parts)
-            .or_else(|| crate::health::serve(self, parts, query))
-            .unwrap_or_else(|| Err(Status::no_such_path()))
+        let own = |parts: &Parts| crate::discovery::serve(self, parts);
+        let discovered = match &self.chain.aggregator {
+            Some(aggregator) => aggregator.discover(parts, own),
+            None => own(parts),
+        };
+        discovered.or_else(|| crate::health::serve(self, parts, query)).unwrap_or_else(|| Err(Status::no_such_path()))
     }
 }
 

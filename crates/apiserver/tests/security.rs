@@ -62,6 +62,8 @@ async fn start() -> Server {
         dns_ip: Some(services.address(10)),
         addresses: vec!["192.0.2.1".parse().unwrap()],
         port: 6443,
+        client_ca: String::new(),
+        front_proxy_ca: String::new(),
     };
     bootstrap(&storage, &first).await.unwrap();
     let revision = storage.revision();

@@ -185,6 +185,11 @@ impl Write for Stream {
     }
 }
 
+/// Takes every server for the one it is meant to be, as those do who are told not to verify.
+pub fn any_server() -> Arc<dyn ServerCertVerifier> {
+    Arc::new(AnyServer(Arc::new(rustls::crypto::ring::default_provider())))
+}
+
 /// Takes every certificate; still checks that the server holds its key.
 #[derive(Debug)]
 struct AnyServer(Arc<CryptoProvider>);

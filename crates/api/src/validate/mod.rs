@@ -13,6 +13,7 @@ mod pod;
 mod probes;
 mod quota;
 mod rbac;
+mod registration;
 mod resources;
 mod scheduling;
 mod security;
@@ -54,6 +55,7 @@ pub fn create(group: &str, version: &str, kind: &str, object: &Value) -> Vec<Fie
         ("admissionregistration.k8s.io", "MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration") => {
             webhooks::configuration(object, None, &mut errors);
         }
+        ("apiregistration.k8s.io", "APIService") => registration::api_service(object, &mut errors),
         _ => generic::check(group, version, kind, object, &mut errors),
     }
     errors.0
@@ -93,6 +95,7 @@ pub fn update(group: &str, version: &str, kind: &str, new: &Value, old: &Value) 
         ("admissionregistration.k8s.io", "MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration") => {
             webhooks::configuration(new, Some(old), &mut errors);
         }
+        ("apiregistration.k8s.io", "APIService") => registration::api_service(new, &mut errors),
         _ => generic::check(group, version, kind, new, &mut errors),
     }
     errors.0

@@ -188,6 +188,40 @@ fn webhook_configurations() {
 }
 
 #[test]
+fn api_services() {
+    let good = json!({"metadata": {"name": "v1.a.b"}, "spec": {"group": "a.b", "version": "v1", "groupPriorityMinimum": 1, "versionPriority": 1}});
+    let set = |path: &str, value: Value| {
+        let mut object = good.clone();
+        let (parent, field) = path.rsplit_once('/').unwrap();
+        object.pointer_mut(parent).unwrap()[field] = value;
+        object
+    };
+    for (object, expected) in [
+        (good.clone(), ""),
+        (
+            set("/metadata/name", json!("v1.c")),
+            "metadata.name: Invalid value: \"v1.c\": must be `spec.version+\".\"+spec.group`: \"v1.a.b\"",
+        ),
+        (
+            set("/spec/versionPriority", json!(0)),
+            "spec.versionPriority: Invalid value: 0: must be positive and less than 1000",
+        ),
+        (
+            set("/spec/groupPriorityMinimum", json!(20001)),
+            "spec.groupPriorityMinimum: Invalid value: 20001: must be positive and less than 20000",
+        ),
+        (
+            set("/spec/caBundle", json!("AAAA")),
+            "spec.caBundle: Invalid value: \"3 bytes\": local APIServices may not have a caBundle",
+        ),
+        (set("/spec/service", json!({"namespace": "n"})), "spec.service.name: Required value"),
+    ] {
+        let errors = create("apiregistration.k8s.io", "v1", "APIService", &object);
+        assert_eq!(errors.first().map(ToString::to_string).unwrap_or_default(), expected);
+    }
+}
+
+#[test]
 fn what_the_schema_requires_may_be_empty_where_upstream_lets_it() {
     let migration = |group: Value, resource: &str| {
         json!({"apiVersion": "storagemigration.k8s.io/v1", "kind": "StorageVersionMigration", "metadata": {"name": "a"},

@@ -79,14 +79,14 @@ pub(crate) fn percent_decode(text: &str) -> Option<String> {
 }
 
 /// Makes a text fit for one part of a path or query.
-pub(super) fn percent_encode(text: &str) -> String {
+pub(crate) fn percent_encode(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }
 
 impl Connect {
     /// Sends a request on to `uri` by `client`. When both sides agree on an upgrade, joins the two connections.
-    pub(super) async fn forward(
+    pub(crate) async fn forward(
         &self,
         client: &serve::client::Client,
         mut parts: Parts,
@@ -127,7 +127,7 @@ impl Connect {
 }
 
 /// 400 unless the request asks for an upgrade on a connection that can.
-pub(super) fn require_upgrade(parts: &Parts) -> Result<(), Status> {
+pub(crate) fn require_upgrade(parts: &Parts) -> Result<(), Status> {
     let can = parts.extensions.get::<OnUpgrade>().is_some();
     match serve::websocket::is_upgrade(&parts.headers) && can {
         true => Ok(()),

@@ -10,7 +10,7 @@ mod logs;
 mod options;
 mod proxy;
 
-pub(crate) use forward::percent_decode;
+pub(crate) use forward::{percent_decode, percent_encode, require_upgrade};
 pub(crate) use options::admit;
 
 use crate::context::Attributes;

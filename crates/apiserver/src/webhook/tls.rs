@@ -1,14 +1,15 @@
 //! Whom we trust when we call others: a bundle of authorities, or those the machine trusts.
 
-use rustls::ClientConfig;
-use rustls::RootCertStore;
+use pki::Swap;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{WebPkiServerVerifier, verify_server_name};
+use rustls::client::{WantsClientCert, WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
-use rustls::{CertificateError, DigitallySignedStruct, Error, SignatureScheme};
+use rustls::{
+    CertificateError, ClientConfig, ConfigBuilder, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+};
 use std::path::Path;
 use std::sync::Arc;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -24,6 +25,20 @@ const BUNDLES: [&str; 5] = [
 
 /// A client's configuration that trusts the authorities of a PEM bundle; those of the machine when the bundle is empty.
 pub(crate) fn trusting(bundle: &[u8]) -> Result<ClientConfig, String> {
+    Ok(verifying(verifier(bundle)?)?.with_no_client_auth())
+}
+
+/// As [`trusting`], showing a certificate.
+pub(crate) fn trusting_as(bundle: &[u8], certificate: Arc<Swap>) -> Result<ClientConfig, String> {
+    Ok(verifying(verifier(bundle)?)?.with_client_cert_resolver(certificate))
+}
+
+/// Trusts whoever answers, and shows a certificate.
+pub(crate) fn trusting_anybody(certificate: Arc<Swap>) -> Result<ClientConfig, String> {
+    Ok(verifying(serve::client::any_server())?.with_client_cert_resolver(certificate))
+}
+
+fn verifier(bundle: &[u8]) -> Result<Arc<dyn ServerCertVerifier>, String> {
     let certificates = match bundle {
         [] => machine(),
         bundle => CertificateDer::pem_slice_iter(bundle)
@@ -36,17 +51,20 @@ pub(crate) fn trusting(bundle: &[u8]) -> Result<ClientConfig, String> {
     if roots.is_empty() {
         return Err("unable to load root certificates: unable to parse bytes as PEM block".to_owned());
     }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+    let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
         .build()
         .map_err(|error| error.to_string())?;
-    configure(provider, Arc::new(OrItself { inner, roots: certificates }))
+    Ok(Arc::new(OrItself { inner, roots: certificates }))
 }
 
-fn configure(provider: Arc<CryptoProvider>, verifier: Arc<dyn ServerCertVerifier>) -> Result<ClientConfig, String> {
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+fn verifying(verifier: Arc<dyn ServerCertVerifier>) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, String> {
+    let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
     let builder = builder.map_err(|error| error.to_string())?;
-    Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
+    Ok(builder.dangerous().with_custom_certificate_verifier(verifier))
 }
 
 fn machine() -> Vec<CertificateDer<'static>> {

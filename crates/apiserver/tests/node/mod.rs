@@ -135,6 +135,8 @@ pub async fn start() -> Cluster {
         dns_ip: None,
         addresses: vec![],
         port: 6443,
+        client_ca: String::new(),
+        front_proxy_ca: String::new(),
     };
     bootstrap(&storage, &first).await.unwrap();
     let api = ApiServer::new(Config::default(), storage, chain, stop.clone());

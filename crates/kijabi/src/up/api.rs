@@ -77,6 +77,8 @@ pub(super) async fn start(
         dns_ip: None,
         addresses: vec![config.node_ip],
         port: config.api_port,
+        client_ca: pki.authority().certificate_pem().to_owned(),
+        front_proxy_ca: pki.front_proxy_authority().certificate_pem().to_owned(),
     };
     apiserver::bootstrap::bootstrap(&storage, &bootstrap).await.context("cannot make the objects every cluster has")?;
     let chain = chain(config, pki, &storage, token.clone())?;
