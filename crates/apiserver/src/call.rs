@@ -2,7 +2,7 @@
 
 use crate::body::Body;
 use crate::context::{AdmissionRequest, Attributes, Operation, Reinvocation, Warnings};
-use crate::decode::decode_as;
+use crate::decode::{decode_custom, decode_object};
 use crate::meta;
 use crate::negotiate::{Accept, Format, Shape};
 use crate::ownership::MANAGER_BYTES_MAX;
@@ -106,7 +106,10 @@ impl Call {
     pub(crate) fn object(&mut self) -> Result<Value, Status> {
         let served = Arc::clone(&self.served);
         let expected = (&*served.api_version, &*served.resource.kind);
-        let decoded = decode_as(&self.content_type, &self.body, Some(expected))?;
+        let decoded = match served.typing.builtin() {
+            Some(_) => decode_object(&self.content_type, &self.body, expected)?,
+            None => decode_custom(&self.content_type, &self.body)?,
+        };
         let mut object = decoded.value;
         self.identify(&mut object, &served.api_version, &served.resource.kind)?;
         self.complete(object, decoded.duplicates)
@@ -115,11 +118,17 @@ impl Call {
     /// Checks, prunes and defaults an object of the served kind; complaints about fields go where the client wants them.
     pub(crate) fn complete(&mut self, mut object: Value, duplicates: Vec<String>) -> Result<Value, Status> {
         let served = Arc::clone(&self.served);
-        // An empty list of managed fields is told apart from none.
-        let forgets = meta::at(&object, &["metadata", "managedFields"]).is_some_and(|list| *list == json!([]));
+        // Who owns which fields may be text, and an empty list of it is told apart from none: it is not for the checker.
+        let metadata = object.get_mut("metadata").and_then(Value::as_object_mut);
+        let owners = metadata.and_then(|metadata| match metadata.get("managedFields") {
+            Some(owners) if owners.as_str().is_some_and(|text| text.starts_with('[')) || *owners == json!([]) => {
+                metadata.remove("managedFields")
+            }
+            _ => None,
+        });
         let mut complaints = served.typing.check(&mut object)?;
-        if forgets {
-            meta::metadata(&mut object).insert("managedFields".to_owned(), json!([]));
+        if let Some(owners) = owners {
+            meta::metadata(&mut object).insert("managedFields".to_owned(), owners);
         }
         complaints.extend(duplicates);
         self.complain(complaints)?;

@@ -4,6 +4,7 @@ use api::catalogue::split_api_version;
 use machinery::schema::Schema;
 use machinery::{Status, protobuf};
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 use serde_json::{Map, Number, Value};
 use serde_saphyr::options::DuplicateKeyPolicy;
 use std::cell::RefCell;
@@ -26,25 +27,44 @@ pub(crate) const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 
 /// Decodes a body by its media type; 415 for one we do not read, 400 for a body that is not what it says.
 pub(crate) fn decode(media_type: &str, body: &[u8]) -> Result<Decoded, Status> {
-    decode_as(media_type, body, None)
-}
-
-/// The same; `expected` is the version and kind of a protobuf body that does not say.
-pub(crate) fn decode_as(media_type: &str, body: &[u8], expected: Option<(&str, &str)>) -> Result<Decoded, Status> {
-    if media_type == PROTOBUF {
-        let find = |api_version: &str, kind: &str| {
-            let (group, version) = split_api_version(api_version);
-            Schema::builtin().kind(group, version, kind)
-        };
-        let value = protobuf::decode(body, expected, find).map_err(|error| Status::bad_request(error.to_string()))?;
-        return Ok(Decoded { value, duplicates: Vec::new() });
+    match media_type {
+        PROTOBUF => decode_protobuf(body, None),
+        other => decode_text(other, body, false),
     }
-    decode_text(media_type, body)
 }
 
-fn decode_text(media_type: &str, body: &[u8]) -> Result<Decoded, Status> {
+/// The same, of an object that is to be stored; in JSON its `metadata.managedFields` stays text. `expected` is the version and kind
+/// of a protobuf body that does not say.
+pub(crate) fn decode_object(media_type: &str, body: &[u8], expected: (&str, &str)) -> Result<Decoded, Status> {
+    match media_type {
+        PROTOBUF => decode_protobuf(body, Some(expected)),
+        other => decode_text(other, body, true),
+    }
+}
+
+/// The same, of an object of a kind that has no protobuf message.
+pub(crate) fn decode_custom(media_type: &str, body: &[u8]) -> Result<Decoded, Status> {
+    match media_type {
+        PROTOBUF => Err(Status::unsupported_media_type(format!(
+            "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml (got {media_type})"
+        ))),
+        other => decode_text(other, body, true),
+    }
+}
+
+fn decode_protobuf(body: &[u8], expected: Option<(&str, &str)>) -> Result<Decoded, Status> {
+    let find = |api_version: &str, kind: &str| {
+        let (group, version) = split_api_version(api_version);
+        Schema::builtin().kind(group, version, kind)
+    };
+    let value = protobuf::decode(body, expected, find).map_err(|error| Status::bad_request(error.to_string()))?;
+    Ok(Decoded { value, duplicates: Vec::new() })
+}
+
+fn decode_text(media_type: &str, body: &[u8], owners_as_text: bool) -> Result<Decoded, Status> {
     let duplicates = RefCell::default();
-    let seed = Seed { duplicates: &duplicates, path: None, depth: 0 };
+    let owners_as_text = owners_as_text && media_type == "application/json";
+    let seed = Seed { duplicates: &duplicates, path: None, depth: 0, owners_as_text };
     let value = match media_type {
         "application/json" => {
             let mut reader = serde_json::Deserializer::from_slice(body);
@@ -97,6 +117,8 @@ struct Seed<'a> {
     duplicates: &'a RefCell<Vec<String>>,
     path: Option<&'a Step<'a>>,
     depth: usize,
+    /// Whether `metadata.managedFields` is kept as its text.
+    owners_as_text: bool,
 }
 
 impl Seed<'_> {
@@ -176,7 +198,12 @@ impl<'de> Visitor<'de> for Seed<'_> {
         let mut map = Map::new();
         while let Some(key) = members.next_key_seed(Key)? {
             let step = Step { parent: self.path, name: &key, index: None };
-            let value = members.next_value_seed(Seed { path: Some(&step), ..seed })?;
+            let in_metadata = self.path.is_some_and(|at| at.parent.is_none() && at.name == "metadata");
+            let value = if self.owners_as_text && in_metadata && key == "managedFields" {
+                owners(members.next_value::<Box<RawValue>>()?)
+            } else {
+                members.next_value_seed(Seed { path: Some(&step), ..seed })?
+            };
             let complaint = map.contains_key(&key).then(|| format!("duplicate field {:?}", step.to_string()));
             let mut duplicates = self.duplicates.borrow_mut();
             if duplicates.len() < DUPLICATES_MAX {
@@ -186,6 +213,12 @@ impl<'de> Visitor<'de> for Seed<'_> {
         }
         Ok(Value::Object(map))
     }
+}
+
+/// A list as its text; anything else as what it is, for the checker to refuse.
+fn owners(raw: Box<RawValue>) -> Value {
+    let text = String::from(Box::<str>::from(raw));
+    if text.starts_with('[') { Value::String(text) } else { serde_json::from_str(&text).unwrap_or_default() }
 }
 
 /// A key; YAML allows numbers and booleans there, JSON takes their text.
@@ -271,6 +304,17 @@ mod tests {
                 (found, expected) => panic!("{body}: {:?} instead of {expected:?}", found.map(|found| found.value)),
             }
         }
+    }
+
+    #[test]
+    fn owners_stay_text() {
+        let body = r#"{"metadata":{"name":"a","managedFields":[ {"a":{}} ]},"spec":{"metadata":{"managedFields":[]}}}"#;
+        let found = decode_object("application/json", body.as_bytes(), ("v1", "Pod")).unwrap().value;
+        assert_eq!(found["metadata"]["managedFields"], r#"[ {"a":{}} ]"#);
+        assert_eq!(found["spec"]["metadata"]["managedFields"], json!([]));
+        let found = decode("application/json", body.as_bytes()).unwrap().value;
+        assert_eq!(found["metadata"]["managedFields"], json!([{"a": {}}]));
+        assert!(decode_custom(PROTOBUF, b"").is_err_and(|status| status.code == 415));
     }
 
     #[test]

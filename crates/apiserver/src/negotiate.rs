@@ -48,6 +48,10 @@ pub(crate) struct Accept {
     pub(crate) pretty: bool,
 }
 
+/// What is offered of custom resources.
+pub(crate) const OFFERED_CUSTOM: &str =
+    "only the following media types are accepted: application/json, application/yaml";
+
 const OFFERED: &str = "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf";
 
 impl Accept {

@@ -163,14 +163,16 @@ impl Call {
         }
         // By a subresource nobody says who owns what.
         let said = said.filter(|_| self.attributes.subresource.is_empty());
-        let (managers, said) = match said {
-            Some(list) if resets(&list) => return None,
-            Some(list) => match Managers::from_value(&list) {
-                Ok(managers) if !managers.0.is_empty() => (managers, true),
-                _ => (Managers::default(), false),
-            },
-            None => (Managers::default(), false),
+        let managers = match said {
+            Some(said) if resets(&said) => return None,
+            // Most clients send back what they got.
+            Some(Value::String(text)) if Some(&*text) == live.managed.as_deref() => None,
+            Some(Value::String(text)) => Managers::from_json(&text).ok(),
+            Some(list) => Managers::from_value(&list).ok(),
+            None => None,
         };
+        let managers = managers.filter(|managers| !managers.0.is_empty());
+        let said = managers.is_some();
         if !said && live.managed.is_none() {
             return None;
         }
@@ -180,7 +182,7 @@ impl Call {
         if !said && change.is_empty() {
             return live.managed.clone();
         }
-        let managers = if said { managers } else { live.managers() };
+        let managers = managers.unwrap_or_else(|| live.managers());
         if managers.0.is_empty() {
             return None;
         }
@@ -196,6 +198,10 @@ fn text(managers: &Managers) -> Option<Box<str>> {
 
 /// Whether a client asks to forget who owns what: by an empty list, or one empty entry.
 fn resets(list: &Value) -> bool {
+    if let Value::String(text) = list {
+        let small = text.len() < 256;
+        return small && serde_json::from_str::<Value>(text).is_ok_and(|list| resets(&list));
+    }
     match list.as_array().map(Vec::as_slice) {
         Some([]) => true,
         Some([only]) => {
@@ -272,6 +278,9 @@ mod tests {
             (json!([{"manager": "a"}]), false),
             (json!([{}, {}]), false),
             (json!(null), false),
+            (json!("[ {} ]"), true),
+            (json!("[]"), true),
+            (json!("[{\"manager\":\"a\"}]"), false),
         ] {
             assert_eq!(resets(&list), expected, "{list}");
         }

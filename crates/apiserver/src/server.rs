@@ -7,7 +7,7 @@ use crate::context::{Attributes, Peer, UserInfo, Warnings};
 use crate::endpoint::{EndpointRequest, read_body};
 use crate::handlers;
 use crate::health::Metrics;
-use crate::negotiate::{Accept, content_type};
+use crate::negotiate::{self, Accept, Format, content_type};
 use crate::request::{Query, RequestInfo};
 use crate::respond;
 use crate::served::{Catalogue, InForce, Served, stored_kinds};
@@ -174,7 +174,7 @@ impl ApiServer {
         check_scope(&served, &info)?;
         let mut call = Call {
             api: Arc::clone(&self),
-            accept: accept(&parts, &query)?,
+            accept: accept(&parts, &query, &served)?,
             content_type: content_type(&parts.headers).to_owned(),
             user_agent: user_agent(&parts.headers),
             body: if matches!(&*info.verb, "get" | "list" | "watch") {
@@ -227,8 +227,12 @@ fn user_agent(headers: &http::HeaderMap) -> String {
     agent.unwrap_or_default().into_owned()
 }
 
-fn accept(parts: &Parts, query: &Query) -> Result<Accept, Status> {
+fn accept(parts: &Parts, query: &Query, served: &Served) -> Result<Accept, Status> {
     let mut accept = Accept::negotiate(&parts.headers)?;
+    // Custom resources have no messages.
+    if accept.format == Format::Protobuf && served.typing.builtin().is_none() {
+        return Err(Status::not_acceptable(negotiate::OFFERED_CUSTOM));
+    }
     accept.pretty |= query.get("pretty").is_some_and(|value| value == "true" || value == "1");
     Ok(accept)
 }

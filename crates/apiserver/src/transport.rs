@@ -36,7 +36,7 @@ impl ApiServer {
 
 /// The component behind a user of ours: what it owns is known by this name.
 fn component(user: &str) -> &str {
-    let own = user.strip_prefix("system:").unwrap_or(user);
+    let Some(own) = user.strip_prefix("system:") else { return "kijabi" };
     match own.split_once(':') {
         Some(("node", _)) => "kubelet",
         // Controllers have accounts of their own.

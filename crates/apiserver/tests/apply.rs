@@ -162,3 +162,39 @@ async fn answers_are_those_of_upstream() {
     }
     assert!(wrong.is_empty(), "{} differences\n{}", wrong.len(), wrong.join("\n"));
 }
+
+/// Clients send back what they got: nothing is written, and who owns what stays as it is to the byte.
+#[tokio::test]
+async fn what_changes_nothing_is_not_written() {
+    let server = start().await;
+    let (list, path) = ("/api/v1/namespaces/default/configmaps", "/api/v1/namespaces/default/configmaps/a");
+    let object =
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"k10": "v", "k9": "v"}});
+    let created = server.post(list, object.clone()).await;
+    let before = created.body.clone();
+    let apply = ("application/apply-patch+yaml", format!("{path}?fieldManager=a"));
+    let applied = server.send("PATCH", &apply.1, &[("content-type", apply.0)], object.to_string()).await;
+    assert_ne!(applied.body, before, "another owner");
+    let before = applied.body.clone();
+    for (method, path, media_type, body) in [
+        ("PUT", path, "application/json", String::from_utf8(before.to_vec()).unwrap()),
+        ("PUT", path, "application/json", object.to_string()),
+        ("PATCH", path, "application/merge-patch+json", json!({"data": {"k9": "v"}}).to_string()),
+        (
+            "PATCH",
+            path,
+            "application/json-patch+json",
+            json!([{"op": "test", "path": "/data/k9", "value": "v"}]).to_string(),
+        ),
+        ("PATCH", &apply.1, apply.0, object.to_string()),
+    ] {
+        let answer = server.send(method, path, &[("content-type", media_type), ("user-agent", "other/1")], body).await;
+        assert_eq!(answer.code, 200, "{:?}", answer.body);
+        assert_eq!(answer.body, before, "{method} {media_type}");
+    }
+    for wrong in [json!("x"), json!({"a": 1}), json!(3)] {
+        let mut object = object.clone();
+        object["metadata"]["managedFields"] = wrong;
+        assert_eq!(server.put(path, object).await.code, 400);
+    }
+}

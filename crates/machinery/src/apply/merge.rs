@@ -161,7 +161,7 @@ pub(super) fn with_named<'s, P: Place<'s>>(set: &Set, place: Option<P>) -> Set {
     out
 }
 
-fn item_place<'s, P: Place<'s>>(list: P) -> Option<P> {
+pub(super) fn item_place<'s, P: Place<'s>>(list: P) -> Option<P> {
     match list.form(&Value::Array(Vec::new())) {
         Form::List { item, .. } => Some(item),
         _ => None,

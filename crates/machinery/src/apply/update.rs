@@ -4,9 +4,10 @@ use super::compare::{Change, compare};
 use super::element::Element;
 use super::extract::{check, extract};
 use super::managers::{Manager, Managers, Operation};
-use super::merge::{merge, remove, with_named};
-use super::place::Place;
+use super::merge::{item_place, merge, remove, with_named};
+use super::place::{Form, Place};
 use super::set::{FieldPath, Set};
+use crate::schema::ListType;
 use serde_json::Value;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -100,6 +101,7 @@ impl<'s, V: Versions<'s>> Write<'_, V> {
 
     /// The same, when what changed is known.
     pub fn record(&self, change: &Change, new: &Value, mut managers: Managers, now: &str) -> Managers {
+        self.reconcile(&mut managers);
         let own = self.versions.writable(change.set.clone(), self.version).difference(unowned());
         self.take(new, change, &mut managers, None);
         if !own.is_empty() {
@@ -107,6 +109,16 @@ impl<'s, V: Versions<'s>> Write<'_, V> {
         }
         managers.cap();
         managers
+    }
+
+    /// Of what the schema has made one value since, a manager of some of it owns the whole.
+    fn reconcile(&self, managers: &mut Managers) {
+        for manager in &mut managers.0 {
+            let place = self.versions.place(&manager.api_version);
+            if let Some(place) = place.filter(|place| splits(&manager.fields, *place)) {
+                manager.fields = whole(&manager.fields, place);
+            }
+        }
     }
 
     fn give(&self, managers: &mut Managers, own: Set, now: &str) {
@@ -172,6 +184,7 @@ impl<'s, V: Versions<'s>> Write<'_, V> {
         };
         check(config, place).map_err(ApplyError::Invalid)?;
         let mut managers = managers;
+        self.reconcile(&mut managers);
         let mut merged = self.live.clone();
         merge(&mut merged, config, place);
         let last = managers.position(&self.manager).map(|at| managers.0.remove(at));
@@ -257,6 +270,40 @@ impl<'s, V: Versions<'s>> Write<'_, V> {
     }
 }
 
+/// The place that a node of a set stands for.
+fn below<'s, P: Place<'s>>(place: P, element: &Element) -> Option<P> {
+    match element {
+        Element::Field(name) => place.member(name).map(|member| member.place),
+        _ => item_place(place),
+    }
+}
+
+fn is_atomic<'s, P: Place<'s>>(place: P) -> bool {
+    matches!(place.form(&Value::Null), Form::Map { atomic: true } | Form::List { kind: ListType::Atomic, .. })
+}
+
+/// Whether a set goes into what is one value.
+fn splits<'s, P: Place<'s>>(set: &Set, place: P) -> bool {
+    set.nodes()
+        .iter()
+        .filter(|node| !node.children.is_empty())
+        .any(|node| below(place, &node.element).is_some_and(|next| is_atomic(next) || splits(&node.children, next)))
+}
+
+/// The set with such values whole.
+fn whole<'s, P: Place<'s>>(set: &Set, place: P) -> Set {
+    let mut out = Set::default();
+    for node in set.nodes() {
+        let (owned, children) = match below(place, &node.element) {
+            Some(next) if is_atomic(next) => (true, Set::default()),
+            Some(next) => (node.owned, whole(&node.children, next)),
+            None => (node.owned, node.children.clone()),
+        };
+        out.push(|| node.element.clone(), owned, children);
+    }
+    out
+}
+
 fn conflicts(lost: Vec<Manager>) -> Vec<Conflict> {
     let mut sorted: Vec<(String, Manager)> = lost.into_iter().map(|manager| (manager.identity(), manager)).collect();
     sorted.sort_by(|(a, _), (b, _)| a.cmp(b));
@@ -299,5 +346,32 @@ impl Conflict {
     pub fn is_in(&self, set: &Set) -> bool {
         let path: &[Element] = &self.path.0;
         set.has(path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::place::Builtin;
+    use super::*;
+    use crate::schema::Schema;
+
+    #[test]
+    fn what_became_one_value_is_owned_as_one() {
+        let service = Builtin::new(Schema::builtin().kind("", "v1", "Service").unwrap());
+        for (before, after) in [
+            // The selector of a Service was a map of single fields once.
+            (r#"{"f:spec":{"f:selector":{"f:a":{}},"f:type":{}}}"#, r#"{"f:spec":{"f:selector":{},"f:type":{}}}"#),
+            (r#"{"f:spec":{"f:selector":{".":{},"f:a":{}}}}"#, r#"{"f:spec":{"f:selector":{}}}"#),
+            (r#"{"f:spec":{"f:selector":{}}}"#, r#"{"f:spec":{"f:selector":{}}}"#),
+            (
+                r#"{"f:spec":{"f:ports":{"k:{\"port\":1}":{".":{}}}}}"#,
+                r#"{"f:spec":{"f:ports":{"k:{\"port\":1}":{}}}}"#,
+            ),
+            (r#"{"f:nothing":{"f:a":{}}}"#, r#"{"f:nothing":{"f:a":{}}}"#),
+        ] {
+            let set = Set::from_json(before).unwrap();
+            assert_eq!(whole(&set, service).to_json(), after);
+            assert_eq!(splits(&set, service), before != after);
+        }
     }
 }
