@@ -159,6 +159,8 @@ pub(crate) struct Reinvocation {
     pub(crate) due: BTreeSet<Arc<str>>,
     /// The object as those who are asked again left it.
     pub(crate) left: Option<Value>,
+    /// The object as policies left it.
+    pub(crate) left_by_policies: Option<Value>,
 }
 
 impl Reinvocation {

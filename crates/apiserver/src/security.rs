@@ -51,7 +51,7 @@ pub fn chain(
     reviews.endpoints(&mut endpoints);
     let mut plugins = admission::plugins(storage)?;
     plugins.push(Arc::new(RoleGuard::new(rbac, authorizer.clone())));
-    plugins.extend(admission::webhook_plugins(storage)?);
+    plugins.extend(admission::configured(storage)?);
     plugins.push(admission::resource_quota(storage)?);
     Ok(Chain {
         authenticator: Arc::new(authn::Chain::new(tokens, authorizer.clone())),

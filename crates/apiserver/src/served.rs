@@ -293,6 +293,14 @@ impl Catalogue {
         found
     }
 
+    /// The resource of a kind, as `v1` and `ConfigMap` name it.
+    pub(crate) fn of_kind(&self, api_version: &str, kind: &str) -> Option<Arc<Served>> {
+        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+        let versions = self.groups.get(group)?.iter().filter(|(name, _)| **name == *version);
+        let mut resources = versions.flat_map(|(_, resources)| resources.values());
+        resources.find(|served| *served.resource.kind == *kind && served.store.is_some()).cloned()
+    }
+
     /// The resource of a path; 404 when there is none.
     pub(crate) fn find(&self, group: &str, version: &str, resource: &str) -> Result<Arc<Served>, Status> {
         let versions = self.groups.get(group).into_iter().flat_map(|versions| versions.iter());

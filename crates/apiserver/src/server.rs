@@ -79,7 +79,9 @@ impl ApiServer {
         if let Some(aggregator) = &chain.aggregator {
             tokio::spawn(Arc::clone(aggregator).run(stop.clone()));
         }
-        Arc::new(ApiServer { config, storage, chain, in_force, metrics: Metrics::default(), stop })
+        let api = Arc::new(ApiServer { config, storage, chain, in_force, metrics: Metrics::default(), stop });
+        tokio::spawn(crate::admission::policy::check::run(Arc::downgrade(&api), api.stop.clone()));
+        api
     }
 
     /// All objects.

@@ -132,7 +132,7 @@ async fn answer(request: Request<Incoming>, log: Arc<Mutex<Vec<Value>>>) -> Resp
 
 async fn start() -> (Server, Hooks) {
     let server = start_on(Config::default(), |storage, chain| {
-        chain.admission = apiserver::admission::webhook_plugins(storage).unwrap().to_vec();
+        chain.admission = apiserver::admission::configured(storage).unwrap().to_vec();
     })
     .await;
     let namespace = json!({"metadata": {"name": "a", "labels": {"hooked": "yes"}}});

@@ -79,6 +79,14 @@ impl ObjectDecl {
         ObjectDecl { name: name.into(), fields }
     }
 
+    /// A struct whose fields expressions name as JSON does.
+    pub fn plain(name: impl Into<String>, fields: impl IntoIterator<Item = (String, Decl)>) -> ObjectDecl {
+        let field = |(name, decl): (String, Decl)| FieldDecl { shown: name.clone(), name, decl };
+        let mut fields: Vec<FieldDecl> = fields.into_iter().map(field).collect();
+        fields.sort_by(|a, b| a.shown.cmp(&b.shown));
+        ObjectDecl { name: name.into(), fields }
+    }
+
     fn field(&self, shown: &str) -> Option<&FieldDecl> {
         let at = self.fields.binary_search_by(|field| (*field.shown).cmp(shown)).ok()?;
         Some(&self.fields[at])

@@ -6,12 +6,13 @@ mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
 mod pod_security;
+pub(crate) mod policy;
 mod priority;
 mod quota;
 mod runtime_class;
 mod service_account;
 mod taint_nodes;
-mod webhooks;
+pub(crate) mod webhooks;
 
 use crate::context::{AdmissionPlugin, AdmissionRequest, Operation};
 use crate::storage::Storage;
@@ -40,9 +41,11 @@ pub fn plugins(storage: &Arc<Storage>) -> Result<Vec<Arc<dyn AdmissionPlugin>>, 
     ])
 }
 
-/// Mutating, then validating webhooks: after all plug-ins of our own have changed what they change.
-pub fn webhook_plugins(storage: &Arc<Storage>) -> Result<[Arc<dyn AdmissionPlugin>; 2], Status> {
-    webhooks::plugins(storage, &crate::webhook::Caller::new(Arc::clone(storage)))
+/// What the cluster's users configure: mutating policies and webhooks, then validating ones. They come after all plug-ins of our
+/// own have changed what they change.
+pub fn configured(storage: &Arc<Storage>) -> Result<[Arc<dyn AdmissionPlugin>; 4], Status> {
+    let [mutating, validating] = webhooks::plugins(storage, &crate::webhook::Caller::new(Arc::clone(storage)))?;
+    Ok([policy::mutating(storage)?, mutating, policy::validating(storage)?, validating])
 }
 
 /// The plug-in that comes last: what it has charged is refused by nobody any more.

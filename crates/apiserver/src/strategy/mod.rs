@@ -6,6 +6,7 @@ mod definition;
 mod facts;
 mod namespace;
 mod pod;
+mod policy;
 mod qos;
 mod service;
 mod workload;
@@ -110,6 +111,7 @@ pub(crate) fn builtin(group: &str, resource: &str, has_status: bool, stored: Typ
         ("", "persistentvolumes" | "persistentvolumeclaims") => Arc::new(workload::VolumeStrategy(facts)),
         ("", "secrets") => Arc::new(workload::SecretStrategy(facts)),
         ("certificates.k8s.io", "certificatesigningrequests") => Arc::new(workload::CertificateStrategy(facts)),
+        ("admissionregistration.k8s.io", _) => Arc::new(policy::PolicyStrategy(facts)),
         _ => Arc::new(Plain(facts)),
     }
 }

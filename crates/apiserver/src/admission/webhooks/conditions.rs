@@ -1,16 +1,19 @@
 //! Match conditions: expressions that must hold for a webhook to be asked.
 
+use super::select::Target;
+use crate::admission::policy::compile::Expression;
+use crate::admission::policy::scope::{RequestAuthorizer, Scope};
+use crate::admission::policy::{Subject, conditions};
 use crate::context::AdmissionRequest;
-use serde_json::Value;
 
-/// Whether all conditions hold for a request.
-///
-/// The place where the expression language comes in: until then a webhook that has conditions cannot be asked, and the request
-/// is refused, as upstream does when an expression fails.
-pub(super) fn hold(conditions: &[Value], request: &AdmissionRequest<'_>) -> Result<bool, String> {
-    let _ = request;
+/// Whether all conditions hold for a request in a form. The error is that of the conditions that cannot be evaluated.
+pub(super) fn hold(conditions: &[Expression], target: &Target, request: &AdmissionRequest<'_>) -> Result<bool, String> {
     if conditions.is_empty() {
         return Ok(true);
     }
-    Err("matchConditions of webhooks cannot be evaluated yet".to_owned())
+    let subject = Subject::new(target, request).map_err(|status| status.message)?;
+    let mut scope = Scope::new(&subject.request, RequestAuthorizer::new(request), &[]);
+    scope.object = subject.shown.object.as_ref();
+    scope.old_object = subject.shown.old_object.as_ref();
+    conditions::hold(conditions, &scope)
 }

@@ -1,6 +1,8 @@
 //! Webhooks as their configurations say, read once for each change of a configuration.
 
 use super::rules::Rule;
+use crate::admission::policy::compile::Expression;
+use crate::admission::policy::conditions;
 use crate::meta;
 use crate::storage::KindStore;
 use crate::webhook::ClientConfig;
@@ -33,7 +35,7 @@ pub(super) struct Hook {
     /// It is asked again when others change the object after it.
     pub(super) reinvocable: bool,
     /// `matchConditions`.
-    pub(super) conditions: Vec<Value>,
+    pub(super) conditions: Vec<Expression>,
     pub(super) client: Result<ClientConfig, String>,
 }
 
@@ -56,7 +58,7 @@ impl Hook {
             timeout: Duration::from_secs(hook["timeoutSeconds"].as_u64().unwrap_or(TIMEOUT_DEFAULT_SECONDS)),
             review_version: list("admissionReviewVersions").iter().find_map(known),
             reinvocable: is("reinvocationPolicy", "IfNeeded"),
-            conditions: list("matchConditions"),
+            conditions: conditions::compile(&list("matchConditions")),
             client: ClientConfig::read(&hook["clientConfig"]),
             name,
         }

@@ -6,9 +6,9 @@
 
 mod conditions;
 mod hook;
-mod review;
-mod rules;
-mod select;
+pub(crate) mod review;
+pub(crate) mod rules;
+pub(crate) mod select;
 
 use crate::context::{AdmissionPlugin, AdmissionRequest};
 use crate::meta;
@@ -219,7 +219,7 @@ impl AdmissionPlugin for Validating {
 }
 
 /// The labels of an object are selected.
-fn selects(selector: &machinery::selector::LabelSelector, object: Option<&Value>) -> bool {
+pub(crate) fn selects(selector: &machinery::selector::LabelSelector, object: Option<&Value>) -> bool {
     object.is_some_and(|object| {
         object.is_object() && meta::at(object, &["metadata"]).is_some() && selector.matches_object(object)
     })

@@ -11,25 +11,25 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Kind {
-    pub(super) group: String,
-    pub(super) version: String,
-    pub(super) kind: String,
+pub(crate) struct Kind {
+    pub(crate) group: String,
+    pub(crate) version: String,
+    pub(crate) kind: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Resource {
-    pub(super) group: String,
-    pub(super) version: String,
-    pub(super) resource: String,
+pub(crate) struct Resource {
+    pub(crate) group: String,
+    pub(crate) version: String,
+    pub(crate) resource: String,
 }
 
 /// A request in the form one webhook wants to see it in.
-pub(super) struct Shown {
-    pub(super) kind: Kind,
-    pub(super) resource: Resource,
-    pub(super) object: Option<Value>,
-    pub(super) old_object: Option<Value>,
+pub(crate) struct Shown {
+    pub(crate) kind: Kind,
+    pub(crate) resource: Resource,
+    pub(crate) object: Option<Value>,
+    pub(crate) old_object: Option<Value>,
 }
 
 #[derive(Serialize)]
@@ -82,7 +82,7 @@ impl<'a> User<'a> {
 }
 
 /// Encodes the review of a request.
-pub(super) fn encode(version: &str, uid: &str, request: &AdmissionRequest<'_>, shown: &Shown, own: Kind) -> Bytes {
+pub(crate) fn encode(version: &str, uid: &str, request: &AdmissionRequest<'_>, shown: &Shown, own: Kind) -> Bytes {
     let attributes = request.attributes;
     let review = Review {
         kind: "AdmissionReview",
@@ -115,19 +115,19 @@ pub(super) fn encode(version: &str, uid: &str, request: &AdmissionRequest<'_>, s
 
 /// What a webhook said.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Verdict {
-    pub(super) allowed: bool,
+pub(crate) struct Verdict {
+    pub(crate) allowed: bool,
     /// Operations of a JSON patch.
-    pub(super) patch: Option<Value>,
+    pub(crate) patch: Option<Value>,
     /// Why not: a `Status`, or null.
-    pub(super) result: Value,
-    pub(super) warnings: Vec<String>,
+    pub(crate) result: Value,
+    pub(crate) warnings: Vec<String>,
     /// Facts for the audit log.
-    pub(super) annotations: BTreeMap<String, String>,
+    pub(crate) annotations: BTreeMap<String, String>,
 }
 
 /// Reads an answer; the error is the end of upstream's message.
-pub(super) fn verify(body: &[u8], version: &str, uid: &str, mutating: bool) -> Result<Verdict, String> {
+pub(crate) fn verify(body: &[u8], version: &str, uid: &str, mutating: bool) -> Result<Verdict, String> {
     let review: Value = serde_json::from_slice(body).map_err(|error| format!("failed to call webhook: {error}"))?;
     let invalid = |why: String| Err(format!("received invalid webhook response: {why}"));
     let Some(response) = meta::at(&review, &["response"]).filter(|response| response.is_object()) else {
@@ -182,7 +182,7 @@ fn decode_patch(patch: &str) -> Result<Value, String> {
 }
 
 /// The refusal that a webhook wants.
-pub(super) fn refusal(name: &str, result: &Value) -> Status {
+pub(crate) fn refusal(name: &str, result: &Value) -> Status {
     let mut given = if result.is_object() { result.clone() } else { json!({}) };
     given["kind"] = json!("Status");
     let text = |field: &str| meta::text_at(&given, &[field]).to_owned();

@@ -6,19 +6,19 @@ use serde_json::Value;
 
 /// What rules look at.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Subject<'a> {
-    pub(super) group: &'a str,
-    pub(super) version: &'a str,
-    pub(super) resource: &'a str,
-    pub(super) subresource: &'a str,
-    pub(super) operation: Operation,
+pub(crate) struct Subject<'a> {
+    pub(crate) group: &'a str,
+    pub(crate) version: &'a str,
+    pub(crate) resource: &'a str,
+    pub(crate) subresource: &'a str,
+    pub(crate) operation: Operation,
     /// In a namespace; namespaces themselves are not.
-    pub(super) namespaced: bool,
+    pub(crate) namespaced: bool,
 }
 
 /// One rule of a webhook.
 #[derive(Clone, Debug)]
-pub(super) struct Rule {
+pub(crate) struct Rule {
     operations: Vec<String>,
     groups: Vec<String>,
     versions: Vec<String>,
@@ -28,7 +28,7 @@ pub(super) struct Rule {
 }
 
 impl Rule {
-    pub(super) fn read(rule: &Value) -> Rule {
+    pub(crate) fn read(rule: &Value) -> Rule {
         let texts = |field: &str| -> Vec<String> {
             let list = meta::at(rule, &[field]).and_then(Value::as_array).into_iter().flatten();
             list.filter_map(|text| text.as_str().map(str::to_owned)).collect()
@@ -46,7 +46,7 @@ impl Rule {
         }
     }
 
-    pub(super) fn matches(&self, subject: &Subject<'_>) -> bool {
+    pub(crate) fn matches(&self, subject: &Subject<'_>) -> bool {
         let is = |pattern: &str, text: &str| pattern == "*" || pattern == text;
         let any = |patterns: &[String], text: &str| patterns.iter().any(|pattern| is(pattern, text));
         let scope = match &*self.scope {

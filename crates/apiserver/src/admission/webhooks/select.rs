@@ -6,12 +6,16 @@ use super::review::{Kind, Resource, Shown};
 use super::rules::Subject;
 use crate::context::{AdmissionRequest, Operation};
 use crate::served::Served;
+use crate::typing::Typing;
 use machinery::Status;
+use machinery::apply::{AnyPlace, Builtin};
+use machinery::selector::LabelSelector;
 use serde_json::Value;
 use std::sync::Arc;
 
 /// The form in which a webhook sees a request.
-pub(super) enum Target {
+#[derive(Clone)]
+pub(crate) enum Target {
     /// Objects of the resource, in one of its versions.
     Version(Arc<Served>),
     /// An object of another kind, as some subresources take: only in the form it came in.
@@ -30,7 +34,7 @@ impl PartialEq for Target {
 
 impl Target {
     /// The request in this form.
-    pub(super) fn show(&self, request: &AdmissionRequest<'_>) -> Shown {
+    pub(crate) fn show(&self, request: &AdmissionRequest<'_>) -> Shown {
         let attributes = request.attributes;
         match self {
             Target::Version(served) => {
@@ -59,16 +63,38 @@ impl Target {
 
     /// The working form of an object that a webhook has changed: what its schema does not know is removed, what is left out
     /// defaulted.
-    pub(super) fn take(&self, mut object: Value) -> Result<Value, Status> {
+    pub(crate) fn take(&self, object: Value) -> Result<Value, Status> {
+        Ok(self.stored(self.complete(object)?))
+    }
+
+    /// A changed object in this form: what its schema does not know is removed, what is left out defaulted.
+    pub(crate) fn complete(&self, mut object: Value) -> Result<Value, Status> {
         let Target::Version(served) = self else { return Ok(object) };
         served.typing.check(&mut object).map_err(|status| Status::internal(status.message))?;
         served.typing.default(&served.resource, &mut object);
-        Ok(served.working_form(object))
+        Ok(object)
+    }
+
+    /// The working form of an object of this form.
+    pub(crate) fn stored(&self, object: Value) -> Value {
+        match self {
+            Target::Version(served) => served.working_form(object),
+            Target::AsIs => object,
+        }
+    }
+
+    /// The schema of the objects, as apply sees it; none of objects that are only shown as they came.
+    pub(crate) fn place(&self) -> Option<AnyPlace<'_>> {
+        let Target::Version(served) = self else { return None };
+        match &served.typing {
+            Typing::Builtin(ty) => Some(AnyPlace::Builtin(Builtin::new(*ty))),
+            Typing::Custom(custom) => custom.sibling(&served.api_version).map(|schema| AnyPlace::custom(schema.root())),
+        }
     }
 }
 
 /// The kind of the request's object, in the version it was sent in.
-pub(super) fn own_kind(request: &AdmissionRequest<'_>) -> Kind {
+pub(crate) fn own_kind(request: &AdmissionRequest<'_>) -> Kind {
     let resource = &request.call.served.resource;
     let api_version = request.object.as_deref().and_then(|object| object["apiVersion"].as_str());
     let (group, version) = match api_version.filter(|_| *request.kind != *resource.kind) {
@@ -79,7 +105,7 @@ pub(super) fn own_kind(request: &AdmissionRequest<'_>) -> Kind {
 }
 
 /// Configurations of admission itself, which no webhook may keep from being repaired.
-pub(super) fn is_exempt(request: &AdmissionRequest<'_>) -> bool {
+pub(crate) fn is_exempt(request: &AdmissionRequest<'_>) -> bool {
     request.attributes.group == super::GROUP
         && matches!(
             request.kind,
@@ -95,22 +121,29 @@ pub(super) fn is_exempt(request: &AdmissionRequest<'_>) -> bool {
 /// The form in which a webhook is to be asked about a request; none when it is not. Selectors that cannot be decided refuse the
 /// request only when the rules match.
 pub(super) fn target(hook: &Hook, request: &AdmissionRequest<'_>) -> Result<Option<Target>, Status> {
-    let in_namespace = namespace_matches(hook, request);
-    let selected = object_matches(hook, request);
+    let in_namespace = namespace_matches(&hook.namespaces, request);
+    let selected = object_matches(&hook.objects, request);
     if matches!(in_namespace, Ok(false)) || matches!(selected, Ok(false)) {
         return Ok(None);
     }
-    let Some(target) = by_rules(hook, request) else { return Ok(None) };
+    let matches = |subject: &Subject<'_>| hook.rules.iter().any(|rule| rule.matches(subject));
+    let Some(target) = by_rules(&matches, hook.exact, request) else { return Ok(None) };
     in_namespace?;
     selected?;
     let attributes = request.attributes;
-    match conditions::hold(&hook.conditions, request) {
+    match conditions::hold(&hook.conditions, &target, request) {
         Ok(holds) => Ok(holds.then_some(target)),
+        Err(_) if hook.fails_open => Ok(None),
         Err(why) => Err(Status::forbidden(&attributes.group, &attributes.resource, &attributes.name, why)),
     }
 }
 
-fn by_rules(hook: &Hook, request: &AdmissionRequest<'_>) -> Option<Target> {
+/// The form in which rules are about a request; none when they are not.
+pub(crate) fn by_rules(
+    rules: &dyn Fn(&Subject<'_>) -> bool,
+    exact: bool,
+    request: &AdmissionRequest<'_>,
+) -> Option<Target> {
     let attributes = request.attributes;
     let served = &request.call.served;
     let is_namespace = attributes.group.is_empty() && attributes.resource == "namespaces";
@@ -123,29 +156,37 @@ fn by_rules(hook: &Hook, request: &AdmissionRequest<'_>) -> Option<Target> {
         namespaced: !is_namespace && !attributes.namespace.is_empty(),
     };
     let own = *request.kind == *served.resource.kind;
-    if hook.rules.iter().any(|rule| rule.matches(&subject)) {
-        return Some(if own { Target::Version(Arc::clone(served)) } else { Target::AsIs });
+    if rules(&subject) {
+        return Some(own_form(request));
     }
-    if hook.exact || !own {
+    if exact || !own {
         return None;
     }
     let others = request.call.api.catalogue().equivalents(served);
-    hook.rules.iter().find_map(|rule| {
-        let matching = others.iter().find(|other| {
-            let (group, version, plural) = (&other.resource.group, &other.resource.version, &other.resource.plural);
-            rule.matches(&Subject { group, version, resource: plural, ..subject })
-        });
-        matching.map(|served| Target::Version(Arc::clone(served)))
-    })
+    let matching = others.iter().find(|other| {
+        let (group, version, plural) = (&other.resource.group, &other.resource.version, &other.resource.plural);
+        rules(&Subject { group, version, resource: plural, ..subject })
+    });
+    matching.map(|served| Target::Version(Arc::clone(served)))
 }
 
-fn namespace_matches(hook: &Hook, request: &AdmissionRequest<'_>) -> Result<bool, Status> {
+/// The form a request came in.
+pub(crate) fn own_form(request: &AdmissionRequest<'_>) -> Target {
+    let served = &request.call.served;
+    if *request.kind == *served.resource.kind { Target::Version(Arc::clone(served)) } else { Target::AsIs }
+}
+
+/// Whether the namespace of a request is selected.
+pub(crate) fn namespace_matches(
+    selector: &Result<LabelSelector, String>,
+    request: &AdmissionRequest<'_>,
+) -> Result<bool, Status> {
     let attributes = request.attributes;
     let is_namespace = attributes.resource == "namespaces";
     if attributes.namespace.is_empty() && !is_namespace {
         return Ok(true);
     }
-    let selector = hook.namespaces.as_ref().map_err(Status::internal)?;
+    let selector = selector.as_ref().map_err(Status::internal)?;
     if selector.is_everything() {
         return Ok(true);
     }
@@ -158,8 +199,12 @@ fn namespace_matches(hook: &Hook, request: &AdmissionRequest<'_>) -> Result<bool
     Ok(selector.matches(|key| namespace.label(key)))
 }
 
-fn object_matches(hook: &Hook, request: &AdmissionRequest<'_>) -> Result<bool, Status> {
-    let selector = hook.objects.as_ref().map_err(Status::internal)?;
+/// Whether the object of a request is selected, as it was or as it is to be.
+pub(crate) fn object_matches(
+    selector: &Result<LabelSelector, String>,
+    request: &AdmissionRequest<'_>,
+) -> Result<bool, Status> {
+    let selector = selector.as_ref().map_err(Status::internal)?;
     Ok(selector.is_everything()
         || super::selects(selector, request.object.as_deref())
         || super::selects(selector, request.old_object))
