@@ -30,6 +30,9 @@ fn brief(step: &Value, answer: &Answer) -> Value {
         }
         return comparable(out);
     }
+    if body["kind"].as_str().is_some_and(|kind| kind.ends_with("List")) {
+        return out;
+    }
     if let Some(managed) = body["metadata"].as_object_mut().unwrap().remove("managedFields") {
         out["managed"] = managed;
     }
@@ -89,6 +92,13 @@ async fn run(server: &Server, step: &Value) -> Answer {
     let or = |field, other| if text(field).is_empty() { other } else { text(field) };
     let headers = [("content-type", or("type", "application/json")), ("user-agent", or("agent", "tester/1"))];
     let (mut method, mut body) = (text("method"), step["body"].clone());
+    if method == "WAIT" {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while server.get(&path).await.code != 200 && std::time::Instant::now() < deadline {
+            tokio::task::yield_now().await;
+        }
+        method = "GET";
+    }
     if method == "EDIT" {
         method = "PUT";
         let mut live = server.get(text("path")).await.json();

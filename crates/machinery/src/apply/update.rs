@@ -363,10 +363,7 @@ mod tests {
             (r#"{"f:spec":{"f:selector":{"f:a":{}},"f:type":{}}}"#, r#"{"f:spec":{"f:selector":{},"f:type":{}}}"#),
             (r#"{"f:spec":{"f:selector":{".":{},"f:a":{}}}}"#, r#"{"f:spec":{"f:selector":{}}}"#),
             (r#"{"f:spec":{"f:selector":{}}}"#, r#"{"f:spec":{"f:selector":{}}}"#),
-            (
-                r#"{"f:spec":{"f:ports":{"k:{\"port\":1}":{}}}}"#,
-                r#"{"f:spec":{"f:ports":{"k:{\"port\":1}":{}}}}"#,
-            ),
+            (r#"{"f:spec":{"f:ports":{"k:{\"port\":1}":{}}}}"#, r#"{"f:spec":{"f:ports":{"k:{\"port\":1}":{}}}}"#),
             (r#"{"f:nothing":{"f:a":{}}}"#, r#"{"f:nothing":{"f:a":{}}}"#),
         ] {
             let set = Set::from_json(before).unwrap();
