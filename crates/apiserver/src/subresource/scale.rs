@@ -81,10 +81,7 @@ where
                 let why = format!("the spec replicas field {:?} cannot be empty", paths.spec_replicas_path);
                 return Err(Status::bad_request(why));
             }
-            Some(paths) => set_nested(&mut object, &paths.spec_replicas_path, replicas.into()),
-            None => {
-                meta::member(&mut object, "spec").insert("replicas".to_owned(), replicas.into());
-            }
+            _ => put_replicas(call, &mut object, replicas),
         }
         // The revision is the client's, not the one just read.
         let version = meta::text(&scale, "resourceVersion").to_owned();
@@ -95,6 +92,15 @@ where
         Ok(object.into())
     })
     .await
+}
+
+fn put_replicas(call: &Call, object: &mut Value, replicas: i32) {
+    match custom_paths(call) {
+        Some(paths) => set_nested(object, &paths.spec_replicas_path, replicas.into()),
+        None => {
+            meta::member(object, "spec").insert("replicas".to_owned(), replicas.into());
+        }
+    }
 }
 
 /// Applies a scale: the replicas alone, which the kind's other managers may own.
@@ -115,7 +121,7 @@ async fn apply(call: &mut Call) -> Result<Object, Status> {
         let scale = applied.object.unwrap_or_else(|| scale.clone());
         let replicas = replicas_of(call, &scale)?;
         let mut object = live.object.clone();
-        meta::member(&mut object, "spec").insert("replicas".to_owned(), replicas.into());
+        put_replicas(call, &mut object, replicas);
         let version = meta::at(&config, &["metadata", "resourceVersion"]).cloned();
         meta::set(meta::metadata(&mut object), "resourceVersion", version);
         Ok(Written { object, managers: Some(of_object(call, owners, applied.managers)) })
@@ -143,34 +149,43 @@ impl Versions<'static> for ScaleVersions {
     }
 }
 
-fn replicas_path() -> [Element; 2] {
-    [Element::field("spec"), Element::field("replicas")]
+/// Where the replicas are in a scale.
+const REPLICAS: [&str; 2] = ["spec", "replicas"];
+
+/// Where they are in the object.
+fn replicas_path(call: &Call) -> Vec<&str> {
+    match custom_paths(call) {
+        Some(paths) => paths.spec_replicas_path.split('.').filter(|step| !step.is_empty()).collect(),
+        None => REPLICAS.to_vec(),
+    }
 }
 
-fn has_replicas(call: &Call, owner: &Manager) -> bool {
-    owner.fields.has(&replicas_path()) && owner.api_version == call.served.api_version
+fn owns(owner: &Manager, path: &[&str]) -> bool {
+    let path: Vec<Element> = path.iter().map(|name| Element::field(name)).collect();
+    owner.fields.has(&path)
+}
+
+fn owns_replicas(call: &Call, owner: &Manager) -> bool {
+    owner.api_version == call.served.api_version && owns(owner, &replicas_path(call))
 }
 
 /// The owners of an object's replicas, as owners of its scale's.
 fn of_scale(call: &Call, owners: &Managers) -> Managers {
-    let owners = owners.0.iter().filter(|owner| has_replicas(call, owner));
-    let scale = |owner: &Manager| Manager {
-        api_version: API_VERSION.to_owned(),
-        fields: Set::of(&["spec", "replicas"]),
-        ..owner.clone()
-    };
+    let owners = owners.0.iter().filter(|owner| owns_replicas(call, owner));
+    let scale =
+        |owner: &Manager| Manager { api_version: API_VERSION.to_owned(), fields: Set::of(&REPLICAS), ..owner.clone() };
     Managers(owners.map(scale).collect())
 }
 
 /// The owners of an object after those of its scale changed.
 fn of_object(call: &Call, owners: Managers, scale: Managers) -> Managers {
-    let replicas = Set::of(&["spec", "replicas"]);
-    let scale = scale.0.into_iter().filter(|owner| owner.fields.has(&replicas_path()));
+    let replicas = Set::of(&replicas_path(call));
+    let scale = scale.0.into_iter().filter(|owner| owns(owner, &REPLICAS));
     let mut left: Vec<Manager> =
         scale.map(|owner| Manager { api_version: call.served.api_version.clone(), ..owner }).collect();
     let mut all = Managers::default();
     for mut owner in owners.0 {
-        if has_replicas(call, &owner) && !left.iter().any(|new| new.is(&owner)) {
+        if owns_replicas(call, &owner) && !left.iter().any(|new| new.is(&owner)) {
             owner.fields = owner.fields.difference(&replicas);
         }
         if let Some(at) = left.iter().position(|new| new.is(&owner)) {
