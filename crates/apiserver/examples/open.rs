@@ -37,6 +37,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         admission: Vec::new(),
         endpoints: apiserver::endpoint::Endpoints::new(),
         allocators: Vec::new(),
+        flow: None,
         aggregator: None,
     };
     let api = ApiServer::new(Config::default(), storage, chain, stop.clone());

@@ -45,6 +45,8 @@ pub async fn bootstrap(storage: &Storage, config: &Bootstrap) -> Result<(), Stat
     let mut policy = aggregated(authz::bootstrap_objects());
     policy.iter_mut().for_each(bind_controllers);
     objects.extend(policy);
+    objects.extend(crate::flow::bootstrap::levels());
+    objects.extend(crate::flow::bootstrap::schemas());
     objects.push(kubernetes_service(config));
     objects.push(service_cidr(config));
     objects.extend(config.dns_ip.map(dns_service));
@@ -118,6 +120,8 @@ fn place(object: &Value) -> (&'static str, &'static str) {
         "Endpoints" => ("", "endpoints"),
         "EndpointSlice" => ("discovery.k8s.io", "endpointslices"),
         "ConfigMap" => ("", "configmaps"),
+        "FlowSchema" => ("flowcontrol.apiserver.k8s.io", "flowschemas"),
+        "PriorityLevelConfiguration" => ("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations"),
         "ServiceCIDR" => ("networking.k8s.io", "servicecidrs"),
         "PriorityClass" => ("scheduling.k8s.io", "priorityclasses"),
         "Role" => (authz_group(), "roles"),

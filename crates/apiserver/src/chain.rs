@@ -3,6 +3,7 @@
 use crate::aggregate::Aggregator;
 use crate::context::{AdmissionPlugin, Attributes, Authenticator, Authorizer, Decision, Peer, UserInfo};
 use crate::endpoint::Endpoints;
+use crate::flow::FlowControl;
 use async_trait::async_trait;
 use http::request::Parts;
 use machinery::Status;
@@ -36,6 +37,8 @@ pub struct Chain {
     pub endpoints: Endpoints,
     /// What is scarce.
     pub allocators: Vec<Arc<dyn Allocator>>,
+    /// Who may run now; none when everybody may.
+    pub flow: Option<Arc<FlowControl>>,
     /// What other servers serve; none when there can be none.
     pub aggregator: Option<Arc<Aggregator>>,
 }

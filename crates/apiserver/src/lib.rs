@@ -27,6 +27,7 @@ mod discovery;
 mod encode;
 pub mod endpoint;
 mod expire;
+pub mod flow;
 mod handlers;
 mod health;
 mod meta;

@@ -9,6 +9,7 @@ use crate::chain::Chain;
 use crate::connect::Connect;
 use crate::context::Authorizer;
 use crate::endpoint::Endpoints;
+use crate::flow::FlowControl;
 use crate::review::Reviews;
 use crate::storage::Storage;
 use crate::token::Tokens;
@@ -58,6 +59,7 @@ pub fn chain(
         authorizer,
         admission: plugins,
         endpoints,
+        flow: Some(FlowControl::new(storage)?),
         aggregator: Some(aggregator),
         allocators: vec![Arc::new(Allocator::new(storage.clone(), config.services))],
     })

@@ -114,7 +114,7 @@ impl ApiServer {
         let accept = Accept::negotiate(&parts.headers).unwrap_or_default();
         let started = std::time::Instant::now();
         let mut label = (String::new(), String::new());
-        let result = Arc::clone(&self).route(parts, body, peer, &mut label).await;
+        let result = Arc::clone(&self).route(parts, body, peer, &mut label, accept).await;
         let response = result.unwrap_or_else(|status| respond::status(accept, &status));
         self.metrics.record(&label.0, &label.1, response.status().as_u16(), started.elapsed());
         response
@@ -126,6 +126,7 @@ impl ApiServer {
         body: RequestBody,
         peer: Peer,
         label: &mut (String, String),
+        accept: Accept,
     ) -> Result<Response<Body>, Status> {
         let query = Query::parse(parts.uri.query());
         let info = RequestInfo::parse(&parts, &query)?;
@@ -134,6 +135,29 @@ impl ApiServer {
         let attributes = attributes(&info, &query, &parts, user);
         self.chain.authorize(&attributes)?;
         let long = info.long_running();
+        let turn = match &self.chain.flow {
+            Some(flow) if !long || info.verb == "watch" => flow.admit(&attributes).await,
+            _ => None,
+        };
+        let Some((admitted, turn)) = turn else { return self.timed(long, info, query, attributes, parts, body).await };
+        let result = match turn {
+            Ok(()) => self.timed(long, info, query, attributes, parts, body).await,
+            Err(status) => Err(status),
+        };
+        let mut response = result.unwrap_or_else(|status| respond::status(accept, &status));
+        admitted.tell(response.headers_mut());
+        Ok(response)
+    }
+
+    async fn timed(
+        self: Arc<Self>,
+        long: bool,
+        info: RequestInfo,
+        query: Query,
+        attributes: Attributes,
+        parts: Parts,
+        body: RequestBody,
+    ) -> Result<Response<Body>, Status> {
         let work = self.dispatch(info, query, attributes, parts, body);
         if long {
             return work.await;

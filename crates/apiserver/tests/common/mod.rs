@@ -86,6 +86,7 @@ pub async fn start_on(config: Config, change: impl FnOnce(&Arc<Storage>, &mut Ch
         admission: Vec::new(),
         endpoints: Default::default(),
         allocators: Vec::new(),
+        flow: None,
         aggregator: None,
     };
     change(&storage, &mut chain);
