@@ -1,8 +1,8 @@
 //! What clients learn of the kinds: OpenAPI documents made from the catalogue and the schema table, and of what custom kinds say of
 //! themselves.
 //!
-//! A document is made when it is asked for and not kept; making the largest takes a few milliseconds. Descriptions are those of
-//! custom kinds, and of the metadata of all.
+//! A document is made when it is asked for and not kept; making the largest takes a few milliseconds. Descriptions are upstream's,
+//! found in `k8s-openapi` when this is built, and those of custom kinds.
 
 mod custom;
 mod descriptions;

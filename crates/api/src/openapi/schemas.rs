@@ -102,6 +102,10 @@ impl Collector {
         let properties: Map<String, Value> = s.fields().map(|f| (f.name().to_owned(), self.property(s, f))).collect();
         let required: Vec<&str> = s.fields().filter(|f| f.is_required()).map(FieldRef::name).collect();
         let mut schema = json!({"type": "object"});
+        let description = descriptions::of_struct(s, "");
+        if !description.is_empty() {
+            schema["description"] = description.into();
+        }
         if !properties.is_empty() {
             schema["properties"] = properties.into();
         }
@@ -122,7 +126,7 @@ impl Collector {
     fn property(&mut self, owner: StructRef<'static>, field: FieldRef<'static>) -> Value {
         let base = self.of(field.ty());
         let mut facts = facts(field);
-        let description = descriptions::of(owner.name(), field.name());
+        let description = descriptions::of_struct(owner, field.name());
         if !description.is_empty() {
             facts.insert("description".to_owned(), description.into());
         }
