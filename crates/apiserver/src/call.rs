@@ -138,18 +138,16 @@ impl Call {
         Ok(object)
     }
 
-    /// What stands twice in an applied object, in the words of upstream's YAML parser but for its line numbers.
-    pub(crate) fn strictly(&mut self, duplicates: &[String]) -> Result<(), Status> {
-        if duplicates.is_empty() {
+    /// What stands twice in an applied object, in the words of upstream's YAML parser.
+    pub(crate) fn strictly(&mut self, told: Vec<String>) -> Result<(), Status> {
+        if told.is_empty() {
             return Ok(());
         }
-        let key = |path: &str| path.rsplit(['.', '"']).find(|step| !step.is_empty()).unwrap_or_default().to_owned();
-        let told = duplicates.iter().map(|duplicate| format!("key {:?} already set in map", key(duplicate)));
         match self.field_validation()? {
             FieldValidation::Ignore => {}
             FieldValidation::Warn => self.warnings.extend(told),
             FieldValidation::Strict => {
-                let lines = told.map(|line| format!("\n  {line}")).collect::<String>();
+                let lines = told.iter().map(|line| format!("\n  {line}")).collect::<String>();
                 return Err(Status::bad_request(format!(
                     "error strict decoding patch: error converting YAML to JSON: yaml: unmarshal errors:{lines}"
                 )));

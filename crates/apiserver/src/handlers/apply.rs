@@ -68,8 +68,21 @@ fn config(call: &mut Call) -> Result<Value, Status> {
     let kind = call.served.resource.kind.clone();
     let config = identified(value, (group, version, &kind))?;
     named(call, &config)?;
-    call.strictly(&duplicates)?;
+    call.strictly(repeated(call, &duplicates))?;
     Ok(config)
+}
+
+/// What stands twice, with its line where that can be told.
+pub(crate) fn repeated(call: &Call, duplicates: &[String]) -> Vec<String> {
+    if duplicates.is_empty() {
+        return Vec::new();
+    }
+    let lines = super::repeated::lines(&String::from_utf8_lossy(&call.body));
+    if lines.len() == duplicates.len() {
+        return lines.iter().map(|(line, key)| format!("line {line}: key {key:?} already set in map")).collect();
+    }
+    let key = |path: &str| path.rsplit(['.', '"']).find(|step| !step.is_empty()).unwrap_or_default().to_owned();
+    duplicates.iter().map(|duplicate| format!("key {:?} already set in map", key(duplicate))).collect()
 }
 
 /// The body; what stands in it twice is told apart.

@@ -7,6 +7,7 @@ mod list;
 mod options;
 mod patch;
 mod read;
+mod repeated;
 mod update;
 mod watch;
 

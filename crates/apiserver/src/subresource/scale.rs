@@ -107,9 +107,10 @@ fn put_replicas(call: &Call, object: &mut Value, replicas: i32) {
 async fn apply(call: &mut Call) -> Result<Object, Status> {
     handlers::apply::options(call)?;
     let decoded = handlers::apply::read(call)?;
+    let repeated = handlers::apply::repeated(call, &decoded.duplicates);
     let config = handlers::apply::identified(decoded.value, ("autoscaling", "v1", "Scale"))?;
     handlers::apply::named(call, &config)?;
-    call.strictly(&decoded.duplicates)?;
+    call.strictly(repeated)?;
     let force = call.query.flag("force");
     update(call, Target::main(), |call, live| {
         let (scale, now) = (scale_of(call, &live.object), machinery::time::now());
