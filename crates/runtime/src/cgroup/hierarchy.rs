@@ -169,15 +169,11 @@ impl Hierarchies {
     pub(super) fn folders(&self, full: &Path, named: bool) -> Vec<PathBuf> {
         let manager = if named { Some("systemd") } else { None };
         let names = self.joined(false).into_iter().chain(manager);
-        let mut folders: Vec<_> = names.filter_map(|name| self.version1(name, full)).collect();
-        folders.extend(self.version2(full));
-        folders.dedup();
-        folders
+        once_each(names.filter_map(|name| self.version1(name, full)).chain(self.version2(full)))
     }
 
     pub(super) fn cgroups(&self, full: &Path, cpuset: bool) -> Cgroups {
-        let mut v1: Vec<_> = self.joined(cpuset).iter().filter_map(|name| self.version1(name, full)).collect();
-        v1.dedup();
+        let v1 = once_each(self.joined(cpuset).iter().filter_map(|name| self.version1(name, full)));
         let oom_file = match self.version1("memory", full) {
             Some(folder) => Some(folder.join("memory.oom_control")),
             None => self.version2(full).map(|folder| folder.join("memory.events")),
@@ -274,6 +270,13 @@ impl Hierarchies {
         Unthrottled(folders.filter_map(lift).collect())
     }
 
+    /// Removes a cgroup that has neither processes nor others below it; the kernel refuses to remove another.
+    pub(super) fn remove_if_empty(&self, full: &Path) {
+        for folder in self.existing(full) {
+            let _ = std::fs::remove_dir(folder);
+        }
+    }
+
     pub(super) fn remove(&self, full: &Path) -> Result<(), Error> {
         let end = Instant::now() + PATIENCE;
         loop {
@@ -302,6 +305,17 @@ impl Drop for Unthrottled {
             let _ = std::fs::write(path, before);
         }
     }
+}
+
+/// The folders in their order, without those that came before: controllers that are mounted together share one.
+fn once_each(folders: impl Iterator<Item = PathBuf>) -> Vec<PathBuf> {
+    let mut all: Vec<PathBuf> = Vec::new();
+    for folder in folders {
+        if !all.contains(&folder) {
+            all.push(folder);
+        }
+    }
+    all
 }
 
 /// The processes of a cgroup folder and of those below.
@@ -349,6 +363,10 @@ mod tests {
         let cgroups = unified.cgroups(Path::new("k/pod"), false);
         assert!(cgroups.v1.is_empty());
         assert_eq!(cgroups.oom_file, Some(path("/sys/fs/cgroup/k/pod/memory.events")));
+        let together = "32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n\
+                        35 31 0:32 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n";
+        let folders = Hierarchies::parse(together).cgroups(Path::new("k"), true).v1;
+        assert_eq!(folders.iter().filter(|f| f.starts_with("/sys/fs/cgroup/cpu,cpuacct")).count(), 1, "{folders:?}");
         let legacy = Hierarchies::parse("35 31 0:32 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n");
         assert!(!legacy.unified() && legacy.v2.is_none());
     }

@@ -160,12 +160,16 @@ impl Tree {
         self.hierarchies.remove(&self.parent.join(path))
     }
 
-    /// Removes the parent with all below it.
+    /// Removes the parent with all below it, and what is above it as far as nobody else uses it.
     ///
     /// # Errors
     /// When processes do not go away.
     pub fn reset(&self) -> Result<(), Error> {
-        self.hierarchies.remove(&self.parent)
+        self.hierarchies.remove(&self.parent)?;
+        for above in self.parent.ancestors().skip(1).filter(|above| above.file_name().is_some()) {
+            self.hierarchies.remove_if_empty(above);
+        }
+        Ok(())
     }
 
     /// What the processes of a cgroup use.
