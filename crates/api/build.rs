@@ -17,6 +17,11 @@ fn main() {
         None => println!("cargo::warning=k8s-openapi is not to be found: kubectl explain will have no descriptions"),
     }
     let records: String = texts.iter().map(|(key, text)| format!("{key}\t{text}\0")).collect();
+    // Documents with other texts are other documents.
+    let hash = records
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    println!("cargo::rustc-env=DESCRIPTIONS_HASH={hash:016x}");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it")).join("descriptions.txt");
     fs::write(out, records).expect("the folder of a build can be written");
 }

@@ -79,7 +79,7 @@ pub fn v2(customs: &[Custom]) -> Vec<u8> {
 /// Names the content of a document, as an `ETag` and in the index: it changes with the kinds. `customs` tell the states of the custom
 /// kinds in it.
 pub fn hash<'a>(group: &'a str, version: &'a str, customs: impl IntoIterator<Item = &'a str>) -> String {
-    let texts = [env!("CARGO_PKG_VERSION"), catalogue::TEXT, group, version];
+    let texts = [env!("CARGO_PKG_VERSION"), env!("DESCRIPTIONS_HASH"), catalogue::TEXT, group, version];
     let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
     for byte in texts.into_iter().chain(customs).flat_map(|t| t.bytes().chain([0])) {
         hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
