@@ -33,6 +33,22 @@ impl Checked {
         &self.types[expr.id as usize]
     }
 
+    /// The variables that the expression refers to, by index.
+    pub(crate) fn variables(&self) -> Vec<usize> {
+        let mut all: Vec<usize> = self
+            .references
+            .iter()
+            .flatten()
+            .filter_map(|reference| match reference {
+                Reference::Variable(index) => Some(*index),
+                _ => None,
+            })
+            .collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
     pub(crate) fn reference(&self, expr: &Expr) -> Option<&Reference> {
         self.references[expr.id as usize].as_ref()
     }

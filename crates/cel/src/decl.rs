@@ -87,6 +87,11 @@ impl ObjectDecl {
         ObjectDecl { name: name.into(), fields }
     }
 
+    /// The type of a field, by its name in expressions.
+    pub fn member(&self, shown: &str) -> Option<&Decl> {
+        self.field(shown).map(|field| &field.decl)
+    }
+
     fn field(&self, shown: &str) -> Option<&FieldDecl> {
         let at = self.fields.binary_search_by(|field| (*field.shown).cmp(shown)).ok()?;
         Some(&self.fields[at])

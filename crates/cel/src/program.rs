@@ -16,6 +16,7 @@ use crate::value::Value;
 pub struct Program {
     root: Node,
     result: Type,
+    variables: Vec<usize>,
 }
 
 /// What an evaluation gave, and what it cost.
@@ -35,12 +36,18 @@ impl Program {
     pub fn compile(source: &str, env: &Env) -> Result<Program, Issues> {
         let checked = check(source, parse(source)?, env)?;
         let root = plan(source, &checked)?;
-        Ok(Program { root, result: checked.ty(&checked.root).clone() })
+        let (result, variables) = (checked.ty(&checked.root).clone(), checked.variables());
+        Ok(Program { root, result, variables })
     }
 
     /// What one evaluation may cost, by what is known of the sizes of values.
     pub fn estimate(source: &str, env: &Env, sizes: &dyn Sizes) -> Result<Range, Issues> {
         Ok(estimate(&check(source, parse(source)?, env)?, sizes))
+    }
+
+    /// Whether the expression refers to the variable of this index in its environment.
+    pub fn uses(&self, variable: usize) -> bool {
+        self.variables.contains(&variable)
     }
 
     /// The type of the result.

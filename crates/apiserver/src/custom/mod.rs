@@ -12,6 +12,7 @@ mod conversion;
 mod definition;
 mod names;
 mod order;
+pub(crate) mod rules;
 mod status;
 mod strategy;
 mod version;

@@ -2,6 +2,7 @@
 
 use super::conversion::Converter;
 use super::definition::{Definition, Scale};
+use super::rules::{self, Rules};
 use crate::meta;
 use crate::storage::{KindStore, Object};
 use api::columns;
@@ -88,6 +89,8 @@ pub(crate) struct Version {
     columns: Vec<Column>,
     selectable: Vec<(String, Option<JsonPath>)>,
     scale: Option<Scale>,
+    /// The rules of the schema, compiled when an object is first written.
+    rules: OnceLock<Rules>,
     /// What clients of a deprecated version are warned with.
     pub(crate) deprecation: Option<String>,
 }
@@ -129,6 +132,7 @@ impl Version {
             selectable: selectable.collect(),
             scale: spec.subresources.scale.clone(),
             deprecation,
+            rules: OnceLock::new(),
             family: Arc::clone(family),
         }
     }
@@ -273,7 +277,21 @@ impl Version {
         errors.extend(self.validate_scale(object, true));
         errors.extend(embedded_errors(schema, object));
         errors.extend(schema.validate_lists(object));
+        self.check_rules(schema, object, None, &mut errors);
         errors
+    }
+
+    /// Evaluates the rules of the schema, unless what is wrong already keeps them from making sense.
+    fn check_rules(&self, schema: &Structural, object: &Value, old: Option<&Value>, errors: &mut Vec<FieldError>) {
+        let rules = self.rules.get_or_init(|| Rules::compile(schema));
+        if rules.is_empty() {
+            return;
+        }
+        if errors.iter().any(|error| rules::blocks(error.kind)) {
+            errors.push(rules::unchecked());
+            return;
+        }
+        errors.extend(rules.evaluate(schema, object, old));
     }
 
     pub(crate) fn validate_update(&self, object: &Value, old: &Value) -> Vec<FieldError> {
@@ -285,6 +303,7 @@ impl Version {
         if schema.validate_lists(old).is_empty() {
             errors.extend(schema.validate_lists(object));
         }
+        self.check_rules(schema, object, Some(old), &mut errors);
         errors
     }
 
@@ -299,6 +318,7 @@ impl Version {
         if schema.validate_lists(old).is_empty() {
             errors.extend(schema.validate_lists(object));
         }
+        self.check_rules(schema, object, Some(old), &mut errors);
         errors
     }
 

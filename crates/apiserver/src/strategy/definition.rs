@@ -3,6 +3,7 @@
 use super::{Facts, Part, Strategy};
 use crate::custom;
 use crate::meta;
+use machinery::field::FieldError;
 use serde_json::{Value, json};
 
 pub(super) struct DefinitionStrategy(pub(super) Facts);
@@ -24,6 +25,14 @@ impl Strategy for DefinitionStrategy {
         if part == Part::Main {
             store_version(object);
         }
+    }
+
+    fn validate_create(&self, object: &Value) -> Vec<FieldError> {
+        custom::rules::verify(object, None)
+    }
+
+    fn validate_update(&self, part: Part, object: &Value, old: &Value) -> Vec<FieldError> {
+        if part == Part::Main { custom::rules::verify(object, Some(old)) } else { Vec::new() }
     }
 
     fn held(&self, object: &Value) -> bool {
