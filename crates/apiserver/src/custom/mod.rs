@@ -249,7 +249,7 @@ impl Definitions {
                 self.storage.join(kind_info(definition)).await?
             }
         };
-        let served = serve(definition, revision, &store, &self.definitions);
+        let served = serve(definition, revision, &store, (&self.storage, &self.definitions));
         self.in_force.replace(&definition.spec.group, &key.names.plural, served);
         // Whoever watches is to see the objects as they are served now.
         store.cache().drop_watchers();
@@ -322,7 +322,7 @@ fn serve(
     definition: &Definition,
     revision: u64,
     store: &Arc<KindStore>,
-    definitions: &Arc<KindStore>,
+    (storage, definitions): (&Arc<Storage>, &Arc<KindStore>),
 ) -> Vec<Arc<Served>> {
     let spec = &definition.spec;
     let family = Arc::new(Family {
@@ -336,8 +336,8 @@ fn serve(
         preserve: spec.preserve_unknown_fields,
         terminating: definition.terminating(),
         converter: match &spec.conversion {
-            Some(conversion) if conversion.strategy == "Webhook" => Converter::Webhook,
-            _ => Converter::Name,
+            Some(conversion) => Converter::new(&conversion.strategy, &conversion.webhook, storage),
+            None => Converter::Name,
         },
         schemas: spec.versions.iter().map(|version| (version.name.clone(), OnceLock::new())).collect(),
         definitions: Arc::clone(definitions),
