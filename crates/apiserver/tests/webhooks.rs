@@ -100,6 +100,9 @@ async fn answer(request: Request<Incoming>, log: Arc<Mutex<Vec<Value>>>) -> Resp
     let review: Value = serde_json::from_slice(&body).unwrap();
     let uid = review["request"]["uid"].clone();
     log.lock().unwrap().push(review.clone());
+    if review["kind"] == "ConversionReview" {
+        return Response::new(serve::full(converted(&path, &review).to_string()));
+    }
     let patch = |operations: Value| json!({"uid": uid, "allowed": true, "patchType": "JSONPatch", "patch": BASE64_STANDARD.encode(operations.to_string())});
     let steps: Vec<&str> = path.split('/').skip(1).collect();
     let response = match *steps.as_slice() {
@@ -128,6 +131,90 @@ async fn answer(request: Request<Incoming>, log: Arc<Mutex<Vec<Value>>>) -> Resp
     };
     let answer = json!({"apiVersion": review["apiVersion"], "kind": "AdmissionReview", "response": response});
     Response::new(serve::full(answer.to_string()))
+}
+
+/// The answer to a conversion: v1 has `spec.at` (`host:port`), v2 has `spec.host` and `spec.port`.
+fn converted(path: &str, review: &Value) -> Value {
+    let version = review["request"]["desiredAPIVersion"].clone();
+    let convert = |object: &Value| {
+        let mut object = object.clone();
+        let spec = &object["spec"];
+        object["spec"] = if version == "x.io/v2" {
+            let (host, port) = spec["at"].as_str().unwrap().split_once(':').unwrap();
+            json!({"host": host, "port": port})
+        } else {
+            json!({"at": format!("{}:{}", spec["host"].as_str().unwrap(), spec["port"].as_str().unwrap())})
+        };
+        object["apiVersion"] = version.clone();
+        object
+    };
+    let objects: Vec<Value> = review["request"]["objects"].as_array().unwrap().iter().map(convert).collect();
+    let result = match path {
+        "/refuse" => json!({"status": "Failure", "message": "cannot"}),
+        _ => json!({"status": "Success"}),
+    };
+    json!({"apiVersion": review["apiVersion"], "kind": "ConversionReview", "response": {
+        "uid": review["request"]["uid"], "result": result, "convertedObjects": objects}})
+}
+
+/// A custom resource in two versions, stored in v1 and converted by a webhook.
+#[tokio::test]
+async fn custom_resources_are_converted() {
+    let (server, hooks) = start().await;
+    let version = |name: &str, fields: &[&str]| {
+        let fields: serde_json::Map<String, Value> =
+            fields.iter().map(|field| ((*field).to_owned(), json!({"type": "string"}))).collect();
+        json!({"name": name, "served": true, "storage": name == "v1", "schema": {"openAPIV3Schema": {
+            "type": "object", "properties": {"spec": {"type": "object", "properties": fields}}}}})
+    };
+    let conversion = |path: &str| {
+        json!({"strategy": "Webhook", "webhook": {"conversionReviewVersions": ["v1"],
+        "clientConfig": {"url": format!("https://{}{path}", hooks.address), "caBundle": hooks.bundle}}})
+    };
+    let definition = json!({"metadata": {"name": "peers.x.io"}, "spec": {"group": "x.io", "scope": "Namespaced",
+        "names": {"plural": "peers", "kind": "Peer"}, "conversion": conversion("/convert"),
+        "versions": [version("v1", &["at"]), version("v2", &["host", "port"])]}});
+    let definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    server.post(definitions, definition).await.ok();
+    let (v1, v2) = ("/apis/x.io/v1/namespaces/a/peers", "/apis/x.io/v2/namespaces/a/peers");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while server.get(v2).await.code != 200 {
+        assert!(Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let mut watch = server.watch(&format!("{v2}?watch=1")).await;
+    let first = json!({"metadata": {"name": "first", "labels": {"a": "b"}}, "spec": {"at": "h:1"}});
+    let first = server.post(v1, first).await.ok();
+    let second = json!({"metadata": {"name": "second"}, "spec": {"host": "i", "port": "2"}});
+    assert_eq!(server.post(v2, second).await.ok()["spec"], json!({"host": "i", "port": "2"}));
+    assert_eq!(server.get(&format!("{v1}/second")).await.ok()["spec"], json!({"at": "i:2"}));
+    let seen = server.get(&format!("{v2}/first")).await.ok();
+    assert_eq!((&seen["apiVersion"], &seen["spec"]), (&json!("x.io/v2"), &json!({"host": "h", "port": "1"})));
+    assert_eq!(seen["metadata"], first["metadata"]);
+    let before = hooks.count();
+    let list = server.get(v2).await.ok();
+    assert_eq!(
+        (list["items"].as_array().unwrap().len(), hooks.count()),
+        (2, before + 1),
+        "a list is converted at once"
+    );
+    assert_eq!(watch.next().await.unwrap()["object"]["spec"]["host"], "h");
+    let changed = server.patch(&format!("{v2}/first"), "merge", json!({"spec": {"port": "9"}})).await.ok();
+    assert_eq!(changed["spec"]["port"], "9");
+    assert_eq!(server.get(&format!("{v1}/first")).await.ok()["spec"]["at"], "h:9");
+    // What the webhook refuses, clients are told.
+    let path = format!("{definitions}/peers.x.io");
+    server.patch(&path, "merge", json!({"spec": {"conversion": conversion("/refuse")}})).await.ok();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let refused = server.get(&format!("{v2}/first")).await;
+        if refused.code == 500 {
+            assert_eq!(refused.json()["message"], "conversion webhook for x.io/v1, Kind=Peer failed: cannot");
+            return;
+        }
+        assert!(Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 async fn start() -> (Server, Hooks) {

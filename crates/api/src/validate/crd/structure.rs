@@ -4,6 +4,7 @@ use super::super::at::{At, Errors};
 use crate::look::Look;
 use machinery::structural::translate_pattern;
 use serde_json::{Value, json};
+use std::collections::HashSet;
 
 #[derive(Clone, Copy, PartialEq)]
 enum Level {
@@ -17,6 +18,7 @@ pub(super) fn check(schema: &Value, at: &At<'_>, errors: &mut Errors) {
     let mut found = Errors::default();
     invariants(schema, Level::Root, at, &mut found);
     complete(schema, Some(schema), (at, at), &mut found);
+    patterns(schema, at, &mut HashSet::new(), &mut found);
     found.0.sort_by_key(ToString::to_string);
     errors.0.append(&mut found.0);
 }
@@ -125,7 +127,7 @@ fn metadata(schema: &Value, level: Level, at: &At<'_>, errors: &mut Errors) {
     }
 }
 
-/// What stands below the junctors of a schema, and its pattern.
+/// What stands below the junctors of a schema.
 fn junctors(schema: &Value, skip_any_of: bool, skip_first: bool, at: &At<'_>, errors: &mut Errors) {
     for junctor in ["anyOf", "allOf", "oneOf"] {
         if junctor == "anyOf" && skip_any_of {
@@ -138,13 +140,37 @@ fn junctors(schema: &Value, skip_any_of: bool, skip_first: bool, at: &At<'_>, er
         }
     }
     nested(schema.at("not"), false, &at.field("not"), errors);
+}
+
+/// The patterns of a schema and all below; `good` are those that were compiled already.
+fn patterns<'s>(schema: &'s Value, at: &At<'_>, good: &mut HashSet<&'s str>, errors: &mut Errors) {
     let pattern = schema.text("pattern");
-    if !pattern.is_empty()
-        && let Err(why) = translate_pattern(pattern)
-    {
-        let why = why.to_string().lines().last().unwrap_or_default().to_owned();
-        let detail = format!("must be a valid regular expression, but isn't: {why}");
-        errors.invalid(&at.field("pattern"), pattern, detail);
+    if !pattern.is_empty() && !good.contains(pattern) {
+        match translate_pattern(pattern) {
+            Ok(_) => {
+                good.insert(pattern);
+            }
+            Err(why) => {
+                let why = why.to_string().lines().last().unwrap_or_default().to_owned();
+                let detail = format!("must be a valid regular expression, but isn't: {why}");
+                errors.invalid(&at.field("pattern"), pattern, detail);
+            }
+        }
+    }
+    for field in ["items", "additionalProperties", "not"] {
+        if schema.at(field).is_object() {
+            patterns(schema.at(field), &at.field(field), good, errors);
+        }
+    }
+    for junctor in ["allOf", "anyOf", "oneOf"] {
+        let own = at.field(junctor);
+        for (index, branch) in schema.items(junctor).iter().enumerate() {
+            patterns(branch, &own.index(index), good, errors);
+        }
+    }
+    let owner = at.field("properties");
+    for (name, property) in schema.entries("properties") {
+        patterns(property, &owner.key(name), good, errors);
     }
 }
 
