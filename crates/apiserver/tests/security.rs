@@ -1,33 +1,16 @@
 //! A whole server with its real chain: who comes in, who may do what, what pods and Services become.
 #![allow(clippy::unwrap_used, reason = "a test may fail by it")]
 
-use apiserver::alloc::ServiceRange;
-use apiserver::bootstrap::{Bootstrap, bootstrap};
+mod secured;
+
 use apiserver::context::{Peer, UserInfo};
-use apiserver::security::{SecurityConfig, chain};
-use apiserver::{ApiServer, Config, open_storage};
 use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt, Full};
-use pki::{Leaf, Names, Pki, Profile};
+use pki::{Leaf, Profile};
 use serde_json::{Value, json};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use store::embedded;
-use tokio_util::sync::CancellationToken;
-
-struct Server {
-    api: Arc<ApiServer>,
-    pki: Arc<Pki>,
-    stop: CancellationToken,
-    _folder: tempfile::TempDir,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.stop.cancel();
-    }
-}
 
 #[derive(Clone, Default)]
 struct Client {
@@ -36,41 +19,19 @@ struct Client {
     headers: Vec<(&'static str, String)>,
 }
 
+/// The server, with what these tests do with it.
+struct Server(secured::Secured);
+
+impl std::ops::Deref for Server {
+    type Target = secured::Secured;
+
+    fn deref(&self) -> &secured::Secured {
+        &self.0
+    }
+}
+
 async fn start() -> Server {
-    let folder = tempfile::tempdir().unwrap();
-    let names = Names {
-        node: "n1".into(),
-        cluster_domain: "cluster.local".into(),
-        service_ip: "10.96.0.1".parse().unwrap(),
-        node_ips: vec![],
-        extra: vec![],
-    };
-    let pki = Arc::new(Pki::open_or_create(&folder.path().join("pki"), &names).unwrap());
-    let store = embedded::Embedded::open(embedded::Config::new(folder.path().join("store"))).unwrap();
-    let stop = CancellationToken::new();
-    let storage = open_storage(Arc::new(store), stop.clone()).await.unwrap();
-    let services = ServiceRange { network: Ipv4Addr::new(10, 96, 0, 0), prefix: 24, node_ports: (30_000, 30_040) };
-    let config = SecurityConfig {
-        issuer: "https://kubernetes.default.svc.cluster.local".into(),
-        address: "127.0.0.1:6443".into(),
-        services,
-    };
-    let chain = chain(&storage, &pki, &config, stop.clone()).unwrap();
-    let first = Bootstrap {
-        kubernetes_ip: services.address(1),
-        service_cidr: "10.96.0.0/24".into(),
-        dns_ip: Some(services.address(10)),
-        addresses: vec!["192.0.2.1".parse().unwrap()],
-        port: 6443,
-        client_ca: String::new(),
-        front_proxy_ca: String::new(),
-    };
-    bootstrap(&storage, &first).await.unwrap();
-    let revision = storage.revision();
-    bootstrap(&storage, &first).await.unwrap();
-    assert_eq!(storage.revision(), revision, "a second start writes nothing");
-    let api = ApiServer::new(Config::default(), storage, chain, stop.clone());
-    Server { api, pki, stop, _folder: folder }
+    Server(secured::start().await)
 }
 
 impl Server {

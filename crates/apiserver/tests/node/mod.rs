@@ -1,23 +1,22 @@
 //! A whole API server on the wire, with a node whose kubelet runs processes of this machine.
 #![allow(dead_code, clippy::unwrap_used, unreachable_pub, missing_docs, reason = "each test uses its part")]
 
-use apiserver::alloc::ServiceRange;
-use apiserver::bootstrap::{Bootstrap, bootstrap};
+#[path = "../secured/mod.rs"]
+mod secured;
+
+use apiserver::ApiServer;
 use apiserver::context::Peer;
-use apiserver::security::{SecurityConfig, chain};
-use apiserver::{ApiServer, Config, open_storage};
 use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use pki::{Leaf, Names, Pki};
+use pki::{Leaf, Pki};
 use serde_json::{Value, json};
 use serve::remote::{Process, Wanted};
 use serve::{Body, Duplex, Limits};
 use std::collections::HashMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::process::Stdio;
 use std::sync::Arc;
-use store::embedded;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
@@ -26,13 +25,7 @@ pub struct Cluster {
     pub pki: Arc<Pki>,
     pub address: SocketAddr,
     pub stop: CancellationToken,
-    _folder: tempfile::TempDir,
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        self.stop.cancel();
-    }
+    _secured: secured::Secured,
 }
 
 /// The kubelet's answers: who asks must be the API server.
@@ -113,33 +106,8 @@ where
 }
 
 pub async fn start() -> Cluster {
-    let folder = tempfile::tempdir().unwrap();
-    let names = Names {
-        node: "n1".into(),
-        cluster_domain: "cluster.local".into(),
-        service_ip: "10.96.0.1".parse().unwrap(),
-        node_ips: vec![],
-        extra: vec![],
-    };
-    let pki = Arc::new(Pki::open_or_create(&folder.path().join("pki"), &names).unwrap());
-    let store = embedded::Embedded::open(embedded::Config::new(folder.path().join("store"))).unwrap();
-    let stop = CancellationToken::new();
-    let storage = open_storage(Arc::new(store), stop.clone()).await.unwrap();
-    let services = ServiceRange { network: Ipv4Addr::new(10, 96, 0, 0), prefix: 24, node_ports: (30_000, 30_040) };
-    let issuer = "https://kubernetes.default.svc.cluster.local".to_owned();
-    let config = SecurityConfig { issuer, address: "127.0.0.1:6443".into(), services };
-    let chain = chain(&storage, &pki, &config, stop.clone()).unwrap();
-    let first = Bootstrap {
-        kubernetes_ip: services.address(1),
-        service_cidr: "10.96.0.0/24".into(),
-        dns_ip: None,
-        addresses: vec![],
-        port: 6443,
-        client_ca: String::new(),
-        front_proxy_ca: String::new(),
-    };
-    bootstrap(&storage, &first).await.unwrap();
-    let api = ApiServer::new(Config::default(), storage, chain, stop.clone());
+    let secured = secured::start().await;
+    let (api, pki, stop) = (secured.api.clone(), secured.pki.clone(), secured.stop.clone());
     let tls = |leaf| pki::server_config(pki.swap(leaf), pki.authority()).unwrap();
     let kubelet = listen(tls(Leaf::Kubelet), kubelet, &stop).await;
     let handler = {
@@ -151,7 +119,7 @@ pub async fn start() -> Cluster {
         }
     };
     let address = listen(tls(Leaf::ApiServer), handler, &stop).await;
-    let cluster = Cluster { api, pki, address, stop, _folder: folder };
+    let cluster = Cluster { api, pki, address, stop, _secured: secured };
     cluster.fill(kubelet.port()).await;
     cluster
 }
