@@ -19,15 +19,6 @@ use tokio_rustls::client::TlsStream;
 
 const CONNECT_MAX: Duration = Duration::from_secs(15);
 
-/// Where Linux distributions keep the certificate authorities they trust.
-const BUNDLES: [&str; 5] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
-
 /// Makes connections; clones share the TLS configuration, which is read when first needed.
 #[derive(Clone)]
 pub(crate) struct Connector {
@@ -70,7 +61,7 @@ fn configure(ca_files: &[PathBuf]) -> Result<TlsConnector, String> {
         }
         Ok(())
     };
-    if let Some(bundle) = BUNDLES.iter().map(Path::new).find(|path| path.exists()) {
+    if let Some(bundle) = sys::authorities::bundle() {
         add(bundle)?;
     }
     for path in ca_files {

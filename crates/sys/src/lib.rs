@@ -1,4 +1,5 @@
 //! sys
 
+pub mod authorities;
 pub mod netlink;
 pub mod netns;

@@ -10,18 +10,8 @@ use rustls::server::ParsedCertificate;
 use rustls::{
     CertificateError, ClientConfig, ConfigBuilder, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
 };
-use std::path::Path;
 use std::sync::Arc;
 use x509_parser::prelude::{FromDer, X509Certificate};
-
-/// Where Linux distributions keep the certificate authorities they trust.
-const BUNDLES: [&str; 5] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
 
 /// A client's configuration that trusts the authorities of a PEM bundle; those of the machine when the bundle is empty.
 pub(crate) fn trusting(bundle: &[u8]) -> Result<ClientConfig, String> {
@@ -68,7 +58,7 @@ fn verifying(verifier: Arc<dyn ServerCertVerifier>) -> Result<ConfigBuilder<Clie
 }
 
 fn machine() -> Vec<CertificateDer<'static>> {
-    let Some(path) = BUNDLES.iter().map(Path::new).find(|path| path.exists()) else { return Vec::new() };
+    let Some(path) = sys::authorities::bundle() else { return Vec::new() };
     CertificateDer::pem_file_iter(path).map(|found| found.filter_map(Result::ok).collect()).unwrap_or_default()
 }
 
