@@ -139,33 +139,22 @@ impl ApiServer {
             Some(flow) if !long || info.verb == "watch" => flow.admit(&attributes).await,
             _ => None,
         };
-        let Some((admitted, turn)) = turn else { return self.timed(long, info, query, attributes, parts, body).await };
+        let work = Arc::clone(&self).dispatch(info, query, attributes, parts, body);
+        let work = async move {
+            if long {
+                return work.await;
+            }
+            let late = |_| Status::timeout("request did not complete within the allotted timeout");
+            tokio::time::timeout(REQUEST_TIMEOUT, work).await.map_err(late)?
+        };
+        let Some((admitted, turn)) = turn else { return work.await };
         let result = match turn {
-            Ok(()) => self.timed(long, info, query, attributes, parts, body).await,
+            Ok(()) => work.await,
             Err(status) => Err(status),
         };
         let mut response = result.unwrap_or_else(|status| respond::status(accept, &status));
         admitted.tell(response.headers_mut());
         Ok(response)
-    }
-
-    async fn timed(
-        self: Arc<Self>,
-        long: bool,
-        info: RequestInfo,
-        query: Query,
-        attributes: Attributes,
-        parts: Parts,
-        body: RequestBody,
-    ) -> Result<Response<Body>, Status> {
-        let work = self.dispatch(info, query, attributes, parts, body);
-        if long {
-            return work.await;
-        }
-        match tokio::time::timeout(REQUEST_TIMEOUT, work).await {
-            Ok(result) => result,
-            Err(_) => Err(Status::timeout("request did not complete within the allotted timeout")),
-        }
     }
 
     async fn dispatch(
