@@ -3,9 +3,8 @@
 
 mod common;
 
-use common::{Server, start};
+use common::{Answer, Server, start};
 use serde_json::{Value, json};
-use std::time::Duration;
 
 const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 const WIDGETS: &str = "/apis/x.io/v1/namespaces/a/widgets";
@@ -39,16 +38,8 @@ fn widget(name: &str) -> Value {
 }
 
 async fn until(server: &Server, path: &str, good: impl Fn(&Value) -> bool) -> Value {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
-    loop {
-        let answer = server.get(path).await;
-        let value: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
-        if good(&value) {
-            return value;
-        }
-        assert!(tokio::time::Instant::now() < deadline, "{path}: {value}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let value = |answer: &Answer| serde_json::from_slice(&answer.body).unwrap_or_default();
+    value(&common::until(|| server.get(path), |answer| good(&value(answer))).await)
 }
 
 fn is(definition: &Value, kind: &str, status: &str) -> bool {

@@ -4,9 +4,8 @@
 mod common;
 
 use apiserver::Config;
-use common::{Server, start_on};
+use common::{Server, start_on, until};
 use serde_json::{Value, json};
-use std::time::Duration;
 
 const GROUP: &str = "/apis/admissionregistration.k8s.io/v1";
 const MAPS: &str = "/api/v1/namespaces/a/configmaps";
@@ -559,15 +558,9 @@ async fn types_are_checked_in_the_status() {
         let spec = json!({"matchConstraints": rules, "validations": [{"expression": expression}]});
         let path = format!("{GROUP}/validatingadmissionpolicies");
         server.post(&path, json!({"metadata": {"name": name}, "spec": spec})).await.ok();
-        let deadline = std::time::Instant::now() + Duration::from_secs(20);
-        let status = loop {
-            let policy = server.get(&format!("{path}/{name}")).await.ok();
-            if policy["status"]["observedGeneration"] == policy["metadata"]["generation"] {
-                break policy["status"].clone();
-            }
-            assert!(std::time::Instant::now() < deadline, "{policy}");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        };
+        let path = format!("{path}/{name}");
+        let seen = |policy: Value| policy["status"]["observedGeneration"] == policy["metadata"]["generation"];
+        let status = until(|| server.get(&path), |answer| seen(answer.json())).await.ok()["status"].clone();
         let expected = match warning {
             None => json!({}),
             Some(warning) => {

@@ -3,9 +3,8 @@
 
 mod common;
 
-use common::{Server, start};
+use common::{Server, start, until};
 use serde_json::{Value, json};
-use std::time::{Duration, Instant};
 
 const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 const WIDGETS: &str = "/apis/example.com/v1/namespaces/a/widgets";
@@ -22,11 +21,7 @@ fn definition(spec: &Value) -> Value {
 async fn serve(server: &Server, spec: Value) {
     server.post(DEFINITIONS, definition(&spec)).await.ok();
     server.post("/api/v1/namespaces", json!({"metadata": {"name": "a"}})).await.ok();
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while server.get(WIDGETS).await.code != 200 {
-        assert!(Instant::now() < deadline);
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until(|| server.get(WIDGETS), |answer| answer.code == 200).await;
 }
 
 fn widget(name: &str, spec: &Value) -> Value {
@@ -146,11 +141,8 @@ async fn changes_are_checked_and_what_stays_is_let_pass() {
     let mut stricter = server.get(&format!("{DEFINITIONS}/widgets.example.com")).await.ok();
     stricter["spec"] = definition(&schema(10))["spec"].clone();
     server.put(&format!("{DEFINITIONS}/widgets.example.com"), stricter).await.ok();
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while server.post(&format!("{WIDGETS}?dryRun=All"), widget("w2", &json!({"size": 20}))).await.code != 422 {
-        assert!(Instant::now() < deadline);
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let tried = format!("{WIDGETS}?dryRun=All");
+    until(|| server.post(&tried, widget("w2", &json!({"size": 20}))), |answer| answer.code == 422).await;
     change(json!({"more": "x"})).await.ok();
     assert_eq!(causes(&change(json!({"size": 61})).await), ["spec.size: Invalid value: 61: too large"]);
     change(json!({"size": 5})).await.ok();

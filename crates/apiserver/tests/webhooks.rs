@@ -7,7 +7,7 @@ use apiserver::Config;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
-use common::{Server, start_on};
+use common::{Server, start_on, until};
 use http::{Request, Response};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Incoming;
@@ -177,11 +177,7 @@ async fn custom_resources_are_converted() {
     let definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
     server.post(definitions, definition).await.ok();
     let (v1, v2) = ("/apis/x.io/v1/namespaces/a/peers", "/apis/x.io/v2/namespaces/a/peers");
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while server.get(v2).await.code != 200 {
-        assert!(Instant::now() < deadline);
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until(|| server.get(v2), |answer| answer.code == 200).await;
     let mut watch = server.watch(&format!("{v2}?watch=1")).await;
     let first = json!({"metadata": {"name": "first", "labels": {"a": "b"}}, "spec": {"at": "h:1"}});
     let first = server.post(v1, first).await.ok();
@@ -205,16 +201,9 @@ async fn custom_resources_are_converted() {
     // What the webhook refuses, clients are told.
     let path = format!("{definitions}/peers.x.io");
     server.patch(&path, "merge", json!({"spec": {"conversion": conversion("/refuse")}})).await.ok();
-    let deadline = Instant::now() + Duration::from_secs(10);
-    loop {
-        let refused = server.get(&format!("{v2}/first")).await;
-        if refused.code == 500 {
-            assert_eq!(refused.json()["message"], "conversion webhook for x.io/v1, Kind=Peer failed: cannot");
-            return;
-        }
-        assert!(Instant::now() < deadline);
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let first = format!("{v2}/first");
+    let refused = until(|| server.get(&first), |answer| answer.code == 500).await;
+    assert_eq!(refused.json()["message"], "conversion webhook for x.io/v1, Kind=Peer failed: cannot");
 }
 
 async fn start() -> (Server, Hooks) {

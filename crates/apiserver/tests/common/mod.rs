@@ -101,6 +101,20 @@ impl Drop for Server {
     }
 }
 
+/// Asks until the answer is good, and gives that; panics with the last one after a while.
+pub async fn until<F: Future<Output = Answer>>(ask: impl Fn() -> F, good: impl Fn(&Answer) -> bool) -> Answer {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    loop {
+        let answer = ask().await;
+        if good(&answer) {
+            return answer;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{} {:?}", answer.code, answer.body);
+        // What is waited for happens beside the server's answers: nothing tells of it.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 impl Server {
     pub async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
         let mut request = Request::builder().method(method).uri(path);
