@@ -29,15 +29,25 @@ impl View {
         self.containers.sort_by_key(|c| std::cmp::Reverse((c.metadata.attempt, c.created_at_ns)));
     }
 
-    /// Takes in the newest state of a sandbox.
+    /// Takes in a state of a sandbox. What is known to have ended stays so: word of a start may arrive after that of the end.
     pub fn put_sandbox(&mut self, sandbox: PodSandboxStatus) {
+        if sandbox.state == PodSandboxState::Ready
+            && self.sandboxes.iter().any(|s| s.id == sandbox.id && s.state == PodSandboxState::NotReady)
+        {
+            return;
+        }
         self.sandboxes.retain(|s| s.id != sandbox.id);
         self.sandboxes.push(sandbox);
         self.sort();
     }
 
-    /// Takes in the newest state of a container.
+    /// Takes in a state of a container; as with sandboxes, an end stays.
     pub fn put_container(&mut self, container: ContainerStatus) {
+        if container.state != ContainerState::Exited
+            && self.containers.iter().any(|c| c.id == container.id && c.state == ContainerState::Exited)
+        {
+            return;
+        }
         self.containers.retain(|c| c.id != container.id);
         self.containers.push(container);
         self.sort();
@@ -87,5 +97,32 @@ impl View {
     /// Containers that have, or may have, a process, or could get one.
     pub fn alive(&self) -> impl Iterator<Item = &ContainerStatus> {
         self.containers.iter().filter(|c| c.state != ContainerState::Exited)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_stays_though_word_of_the_start_comes_later() {
+        use ContainerState::{Created, Exited, Running};
+        for (states, want) in [
+            (&[Created, Running, Exited][..], Exited),
+            (&[Exited, Running], Exited),
+            (&[Created, Exited, Created], Exited),
+            (&[Created, Running], Running),
+        ] {
+            let mut view = View::default();
+            for state in states {
+                view.put_container(ContainerStatus { id: "c".into(), state: *state, ..ContainerStatus::default() });
+            }
+            assert_eq!(view.containers().iter().map(|c| c.state).collect::<Vec<_>>(), [want], "{states:?}");
+        }
+        let mut view = View::default();
+        for state in [PodSandboxState::Ready, PodSandboxState::NotReady, PodSandboxState::Ready] {
+            view.put_sandbox(PodSandboxStatus { id: "s".into(), state, ..PodSandboxStatus::default() });
+        }
+        assert_eq!(view.sandboxes()[0].state, PodSandboxState::NotReady);
     }
 }

@@ -183,7 +183,10 @@ impl Worker {
                         self.local.failures.remove("");
                         self.mounted = Some(mounted);
                         self.retire(&status).await;
+                        let id = status.id.clone();
                         self.view.put_sandbox(status);
+                        // It may have ended before it was known here.
+                        self.look_at(&id).await;
                         self.fill_addresses();
                     }
                     Err(message) => self.failed("", "ContainerCreating", message),
