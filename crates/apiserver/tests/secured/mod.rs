@@ -25,6 +25,11 @@ impl Drop for Secured {
 }
 
 pub async fn start() -> Secured {
+    start_with(ServiceRange { network: Ipv4Addr::new(10, 96, 0, 0), prefix: 24, node_ports: (30_000, 30_040) }).await
+}
+
+/// With these addresses and ports of Services.
+pub async fn start_with(services: ServiceRange) -> Secured {
     let folder = tempfile::tempdir().unwrap();
     let names = Names {
         node: "n1".into(),
@@ -37,13 +42,12 @@ pub async fn start() -> Secured {
     let store = embedded::Embedded::open(embedded::Config::new(folder.path().join("store"))).unwrap();
     let stop = CancellationToken::new();
     let storage = open_storage(Arc::new(store), stop.clone()).await.unwrap();
-    let services = ServiceRange { network: Ipv4Addr::new(10, 96, 0, 0), prefix: 24, node_ports: (30_000, 30_040) };
     let issuer = "https://kubernetes.default.svc.cluster.local".to_owned();
     let config = SecurityConfig { issuer, address: "127.0.0.1:6443".into(), services };
     let chain = chain(&storage, &pki, &config, stop.clone()).unwrap();
     let first = Bootstrap {
         kubernetes_ip: services.address(1),
-        service_cidr: "10.96.0.0/24".into(),
+        service_cidr: format!("{}/{}", services.network, services.prefix),
         dns_ip: Some(services.address(10)),
         addresses: vec!["192.0.2.1".parse().unwrap()],
         port: 6443,
