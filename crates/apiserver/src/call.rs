@@ -18,6 +18,8 @@ use machinery::Status;
 use machinery::field::{FieldError, Path};
 use serde_json::{Value, json};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Instant;
 
 /// What handlers work with.
 pub(crate) struct Call {
@@ -33,6 +35,8 @@ pub(crate) struct Call {
     pub(crate) body: Bytes,
     /// `Warning` headers to send.
     pub(crate) warnings: Warnings,
+    /// For how long others had the request, as webhooks, in nanoseconds.
+    pub(crate) elsewhere: AtomicU64,
 }
 
 /// How unknown and duplicate fields are taken.
@@ -251,6 +255,20 @@ impl Call {
         &self,
         kind: &str,
         operation: Operation,
+        object: Option<&mut Value>,
+        old: Option<&Value>,
+        dry_run: bool,
+    ) -> Result<(), Status> {
+        let began = Instant::now();
+        let result = self.admit_all(kind, operation, object, old, dry_run).await;
+        self.api.metrics.admitted(operation, 0, began.elapsed());
+        result
+    }
+
+    async fn admit_all(
+        &self,
+        kind: &str,
+        operation: Operation,
         mut object: Option<&mut Value>,
         old: Option<&Value>,
         dry_run: bool,
@@ -289,13 +307,19 @@ impl Call {
         old: Option<&Value>,
         dry_run: bool,
     ) -> Result<(), Status> {
+        let began = Instant::now();
         let mut reinvocation = Reinvocation::default();
+        let mut result = Ok(());
         for plugin in &self.api.chain.admission {
             let object = object.as_deref_mut();
             let request = self.under_admission(kind, operation, object, old, dry_run, &mut reinvocation);
-            plugin.validate(&request).await?;
+            result = plugin.validate(&request).await;
+            if result.is_err() {
+                break;
+            }
         }
-        Ok(())
+        self.api.metrics.admitted(operation, 1, began.elapsed());
+        result
     }
 
     /// The options of the request, as webhooks and policies see them.

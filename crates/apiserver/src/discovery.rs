@@ -13,6 +13,7 @@ use http::{Response, StatusCode};
 use machinery::Status;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use std::sync::OnceLock;
 
 /// An encoded document and its tag.
 struct Document {
@@ -28,19 +29,17 @@ impl Document {
     }
 }
 
-/// The aggregated documents of a catalogue.
-pub(crate) struct Documents {
-    core: [Document; 2],
-    groups: [Document; 2],
-}
+/// The aggregated documents of a catalogue, each made when it is first asked for: of the core group and of all others, in each
+/// version.
+#[derive(Default)]
+pub(crate) struct Documents([[OnceLock<Document>; 2]; 2]);
 
 const AGGREGATED: [(&str, &str); 2] = [("v2", "apidiscovery.k8s.io/v2"), ("v2beta1", "apidiscovery.k8s.io/v2beta1")];
 
 impl Documents {
-    fn of(catalogue: &Catalogue) -> Documents {
-        let document =
-            |core| AGGREGATED.map(|(_, api_version)| Document::new(&aggregated(catalogue, core, api_version)));
-        Documents { core: document(true), groups: document(false) }
+    fn get(&self, catalogue: &Catalogue, core: bool, version: usize) -> &Document {
+        let make = || Document::new(&aggregated(catalogue, core, AGGREGATED[version].1));
+        self.0[usize::from(core)][version].get_or_init(make)
     }
 }
 
@@ -52,9 +51,8 @@ pub(crate) fn serve(api: &ApiServer, parts: &Parts) -> Option<Result<Response<Bo
     let document = match *segments.as_slice() {
         ["api"] | ["apis"] => {
             if let Some(index) = wants_aggregated(parts) {
-                let documents = catalogue.documents.get_or_init(|| Documents::of(&catalogue));
-                let documents = if segments[0] == "api" { &documents.core } else { &documents.groups };
-                return Some(Ok(aggregated_response(&documents[index], parts, AGGREGATED[index].0)));
+                let document = catalogue.documents.get(&catalogue, segments[0] == "api", index);
+                return Some(Ok(aggregated_response(document, parts, AGGREGATED[index].0)));
             }
             if segments[0] == "api" { versions(&api.config) } else { groups(&catalogue) }
         }
@@ -63,7 +61,7 @@ pub(crate) fn serve(api: &ApiServer, parts: &Parts) -> Option<Result<Response<Bo
         ["apis", group, version] => resources(&catalogue, group, version)?,
         ["version"] => version(&api.config),
         [""] => paths(&catalogue),
-        ["openapi", ref rest @ ..] => return crate::openapi::serve(&catalogue, parts, rest),
+        ["openapi", ref rest @ ..] => return crate::openapi::serve(api, &catalogue, parts, rest),
         _ => return None,
     };
     let accept = match Accept::negotiate(&parts.headers) {

@@ -1,4 +1,4 @@
-//! Health and metrics.
+//! Health: `/healthz`, `/livez`, `/readyz`, the checks they are made of, and `/metrics`.
 
 use crate::body::Body;
 use crate::call::Call;
@@ -9,84 +9,43 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use http::request::Parts;
 use http::{Response, StatusCode};
 use machinery::Status;
-use parking_lot::Mutex;
 use serde_json::json;
-use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::time::Duration;
-
-/// Upper bounds of the latency histogram, in microseconds.
-const BUCKETS: [(u64, &str); 9] = [
-    (500, "0.0005"),
-    (1_000, "0.001"),
-    (5_000, "0.005"),
-    (25_000, "0.025"),
-    (100_000, "0.1"),
-    (500_000, "0.5"),
-    (1_000_000, "1"),
-    (5_000_000, "5"),
-    (60_000_000, "60"),
-];
-/// How many different requests are counted; beyond, they are counted together.
-const SERIES_MAX: usize = 4096;
-
-#[derive(Default)]
-struct Series {
-    count: u64,
-    microseconds: u64,
-    buckets: [u64; BUCKETS.len()],
-}
-
-/// Counts of what was served.
-#[derive(Default)]
-pub(crate) struct Metrics {
-    requests: Mutex<BTreeMap<(String, String, u16), Series>>,
-}
-
-impl Metrics {
-    pub(crate) fn record(&self, verb: &str, resource: &str, code: u16, took: Duration) {
-        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        let mut requests = self.requests.lock();
-        let key = (verb.to_owned(), resource.to_owned(), code);
-        let full = requests.len() >= SERIES_MAX && !requests.contains_key(&key);
-        let key = if full { (String::new(), String::new(), code) } else { key };
-        let series = requests.entry(key).or_default();
-        series.count += 1;
-        series.microseconds = series.microseconds.saturating_add(micros);
-        for (bucket, (bound, _)) in series.buckets.iter_mut().zip(BUCKETS) {
-            *bucket += u64::from(micros <= bound);
-        }
-    }
-}
 
 /// Answers for health and metrics; none when the path is another.
 pub(crate) fn serve(api: &ApiServer, parts: &Parts, query: &Query) -> Option<Result<Response<Body>, Status>> {
     let path = parts.uri.path().trim_end_matches('/');
-    match path.trim_start_matches('/').split('/').collect::<Vec<_>>().as_slice() {
-        [kind @ ("healthz" | "livez" | "readyz")] => Some(Ok(health(api, kind, query))),
-        [kind @ ("healthz" | "livez" | "readyz"), check] => one(api, kind, check),
-        ["metrics"] => Some(Ok(metrics(api))),
+    let (kind, check) = path.trim_start_matches('/').split_once('/').unwrap_or((path.trim_start_matches('/'), ""));
+    match (kind, check) {
+        ("healthz" | "livez" | "readyz", "") => Some(Ok(health(api, kind, query))),
+        ("healthz" | "livez" | "readyz", check) => one(api, kind, check),
+        ("metrics", "") => Some(Ok(metrics(api))),
         _ => None,
     }
 }
 
-/// The checks behind a path, and whether each is good.
+/// The checks behind a path, and whether each is good. Only what can fail is a check.
 fn checks(api: &ApiServer, kind: &str) -> Vec<(&'static str, bool)> {
-    let mut checks = vec![("ping", true), ("etcd", !api.storage.is_lost())];
+    let stored = !api.storage.is_lost();
+    let mut checks = vec![("ping", true), ("etcd", stored)];
     if kind == "readyz" {
-        checks.push(("informer-sync", true));
+        checks.push(("etcd-readiness", stored));
+        checks.push(("informer-sync", api.is_complete()));
+    }
+    checks.push(("poststarthook/crd-informer-synced", api.is_complete()));
+    if kind == "readyz" {
         checks.push(("shutdown", !api.stopping().is_cancelled()));
     }
     checks
 }
 
 fn health(api: &ApiServer, kind: &str, query: &Query) -> Response<Body> {
-    let excluded: Vec<&str> = query.all("exclude").collect();
-    let checks = checks(api, kind);
+    let mut excluded: Vec<&str> = query.all("exclude").filter(|name| !name.is_empty()).collect();
     let mut lines = String::new();
     let mut good = true;
-    for (name, check) in checks {
+    for (name, check) in checks(api, kind) {
         if excluded.contains(&name) {
+            excluded.retain(|other| *other != name);
             let _ = writeln!(lines, "[+]{name} excluded: ok");
         } else if check {
             let _ = writeln!(lines, "[+]{name} ok");
@@ -94,6 +53,10 @@ fn health(api: &ApiServer, kind: &str, query: &Query) -> Response<Body> {
             good = false;
             let _ = writeln!(lines, "[-]{name} failed: reason withheld");
         }
+    }
+    if !excluded.is_empty() {
+        let names = excluded.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(",");
+        let _ = writeln!(lines, "warn: some health checks cannot be excluded: no matches for {names}");
     }
     if !good {
         return text(StatusCode::INTERNAL_SERVER_ERROR, format!("{lines}{kind} check failed\n"));
@@ -134,57 +97,7 @@ pub(crate) fn component_statuses(call: &Call) -> Result<Response<Body>, Status> 
 }
 
 fn metrics(api: &ApiServer) -> Response<Body> {
-    let mut out = String::new();
-    let requests = api.metrics.requests.lock();
-    out.push_str("# HELP apiserver_request_total Requests served, by verb, resource and code.\n# TYPE apiserver_request_total counter\n");
-    for ((verb, resource, code), series) in &*requests {
-        let _ = writeln!(
-            out,
-            "apiserver_request_total{{code=\"{code}\",resource={resource:?},verb={verb:?}}} {}",
-            series.count
-        );
-    }
-    out.push_str("# HELP apiserver_request_duration_seconds Time to answer; of watches, to begin.\n# TYPE apiserver_request_duration_seconds histogram\n");
-    for ((verb, resource, code), series) in &*requests {
-        let labels = format!("code=\"{code}\",resource={resource:?},verb={verb:?}");
-        for (count, (_, bound)) in series.buckets.iter().zip(BUCKETS) {
-            let _ = writeln!(out, "apiserver_request_duration_seconds_bucket{{{labels},le=\"{bound}\"}} {count}");
-        }
-        let _ = writeln!(out, "apiserver_request_duration_seconds_bucket{{{labels},le=\"+Inf\"}} {}", series.count);
-        #[expect(clippy::cast_precision_loss, reason = "seconds for people")]
-        let seconds = series.microseconds as f64 / 1e6;
-        let _ = writeln!(out, "apiserver_request_duration_seconds_sum{{{labels}}} {seconds}");
-        let _ = writeln!(out, "apiserver_request_duration_seconds_count{{{labels}}} {}", series.count);
-    }
-    drop(requests);
-    storage_metrics(api, &mut out);
-    let mut response = text(StatusCode::OK, out);
+    let mut response = text(StatusCode::OK, crate::metrics::page(api));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
     response
-}
-
-fn storage_metrics(api: &ApiServer, out: &mut String) {
-    out.push_str(
-        "# HELP apiserver_storage_objects Objects stored, by resource.\n# TYPE apiserver_storage_objects gauge\n",
-    );
-    let mut kinds = api.storage.kinds();
-    kinds.sort_by(|a, b| (&a.info().group, &a.info().resource).cmp(&(&b.info().group, &b.info().resource)));
-    let name = |kind: &crate::storage::KindStore| {
-        let info = kind.info();
-        if info.group.is_empty() { info.resource.clone() } else { format!("{}.{}", info.resource, info.group) }
-    };
-    for kind in &kinds {
-        let _ = writeln!(out, "apiserver_storage_objects{{resource={:?}}} {}", name(kind), kind.cache().len());
-    }
-    out.push_str(
-        "# HELP apiserver_registered_watchers Watches open, by resource.\n# TYPE apiserver_registered_watchers gauge\n",
-    );
-    for kind in &kinds {
-        let _ = writeln!(out, "apiserver_registered_watchers{{resource={:?}}} {}", name(kind), kind.cache().watchers());
-    }
-    let _ = writeln!(
-        out,
-        "# HELP apiserver_storage_revision Revision shown to readers.\n# TYPE apiserver_storage_revision gauge"
-    );
-    let _ = writeln!(out, "apiserver_storage_revision {}", api.storage.revision());
 }

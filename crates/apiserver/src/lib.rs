@@ -31,6 +31,7 @@ pub mod flow;
 mod handlers;
 mod health;
 mod meta;
+mod metrics;
 mod negotiate;
 mod openapi;
 mod ownership;

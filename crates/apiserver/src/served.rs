@@ -16,7 +16,7 @@ use parking_lot::RwLock;
 use serde_json::{Value, json};
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use tokio::sync::watch;
 
 /// A resource at a version.
@@ -150,7 +150,7 @@ impl Served {
 pub(crate) struct Catalogue {
     groups: HashMap<Arc<str>, Arc<Versions>>,
     /// What discovery says of it, once asked.
-    pub(crate) documents: OnceLock<Documents>,
+    pub(crate) documents: Documents,
 }
 
 /// The versions of a group, with their resources by plural.
@@ -178,9 +178,14 @@ impl InForce {
         self.ready.send_replace(true);
     }
 
+    /// Whether everything that was stored at the start is served.
+    pub(crate) fn is_ready(&self) -> bool {
+        *self.ready.borrow()
+    }
+
     /// Waits until everything that was stored at the start is served.
     pub(crate) async fn ready(&self) {
-        if !*self.ready.borrow() {
+        if !self.is_ready() {
             // The sender lives as long as we do.
             let _ = self.ready.subscribe().wait_for(|ready| *ready).await;
         }
@@ -189,7 +194,7 @@ impl InForce {
     /// Serves a custom resource in these versions and no others.
     pub(crate) fn replace(&self, group: &str, plural: &str, versions: Vec<Arc<Served>>) {
         let mut catalogue = self.catalogue.write();
-        let mut next = Catalogue { groups: catalogue.groups.clone(), documents: OnceLock::new() };
+        let mut next = Catalogue { groups: catalogue.groups.clone(), documents: Documents::default() };
         next.remove(group, plural);
         versions.into_iter().for_each(|served| next.insert(served));
         *catalogue = Arc::new(next);

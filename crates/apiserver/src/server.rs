@@ -6,7 +6,7 @@ use crate::chain::Chain;
 use crate::context::{Attributes, Peer, UserInfo, Warnings};
 use crate::endpoint::{EndpointRequest, read_body};
 use crate::handlers;
-use crate::health::Metrics;
+use crate::metrics::{Metrics, Open, Request as Counted};
 use crate::negotiate::{self, Accept, Format, content_type};
 use crate::request::{Query, RequestInfo};
 use crate::respond;
@@ -14,18 +14,26 @@ use crate::served::{Catalogue, InForce, Served, stored_kinds};
 use crate::storage::Storage;
 use crate::subresource;
 use futures::future::BoxFuture;
-use http::header::{HeaderValue, WARNING};
+use http::header::{CACHE_CONTROL, HeaderName, HeaderValue, WARNING};
 use http::request::Parts;
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use machinery::Status;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 use store::Store;
 use tokio_util::sync::CancellationToken;
 
 /// A request that is not a watch, log, exec or the like ends after this long.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// Objects that a list looks at for one seat.
+const OBJECTS_PER_SEAT: usize = 100;
+/// Names a request to those who look for it later.
+const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
+const AUDIT_ID_BYTES_MAX: usize = 64;
 /// Warnings sent with one answer, at most.
 const WARNINGS_MAX: usize = 50;
 
@@ -60,6 +68,8 @@ pub struct ApiServer {
     pub(crate) chain: Chain,
     in_force: Arc<InForce>,
     pub(crate) metrics: Metrics,
+    /// What `/openapi/v2` is made of.
+    pub(crate) openapi: Arc<crate::openapi::KeptParts>,
     stop: CancellationToken,
 }
 
@@ -76,10 +86,14 @@ impl ApiServer {
         if let Ok(events) = storage.kind("", "events") {
             tokio::spawn(crate::expire::run(events, config.event_ttl, stop.clone()));
         }
+        if chain.flow.is_some() {
+            tokio::spawn(crate::flow::maintain::run(Arc::clone(&storage), stop.clone()));
+        }
         if let Some(aggregator) = &chain.aggregator {
             tokio::spawn(Arc::clone(aggregator).run(stop.clone()));
         }
-        let api = Arc::new(ApiServer { config, storage, chain, in_force, metrics: Metrics::default(), stop });
+        let (metrics, openapi) = Default::default();
+        let api = Arc::new(ApiServer { config, storage, chain, in_force, metrics, openapi, stop });
         tokio::spawn(crate::admission::policy::check::run(Arc::downgrade(&api), api.stop.clone()));
         api
     }
@@ -112,12 +126,28 @@ impl ApiServer {
     async fn answer(self: Arc<Self>, parts: Parts, body: RequestBody, peer: Peer) -> Response<Body> {
         // Errors are told in the format accepted; a client that accepts nothing of ours gets JSON.
         let accept = Accept::negotiate(&parts.headers).unwrap_or_default();
-        let started = std::time::Instant::now();
-        let mut label = (String::new(), String::new());
-        let result = Arc::clone(&self).route(parts, body, peer, &mut label, accept).await;
-        let response = result.unwrap_or_else(|status| respond::status(accept, &status));
-        self.metrics.record(&label.0, &label.1, response.status().as_u16(), started.elapsed());
+        let audit_id = audit_id(&parts.headers);
+        let mut told = Told::default();
+        let result = Arc::clone(&self).route(parts, body, peer, &mut told, accept).await;
+        let mut response = result.unwrap_or_else(|status| respond::status(accept, &status));
+        self.count(&told, &mut response);
+        let headers = response.headers_mut();
+        headers.insert(AUDIT_ID, audit_id);
+        headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
         response
+    }
+
+    /// Counts an answer; a watch is counted as open until its body is dropped.
+    fn count(&self, told: &Told, response: &mut Response<Body>) {
+        let Some(info) = &told.info else { return };
+        let known = || self.catalogue().find(&info.group, &info.version, &info.resource).is_ok();
+        let series = self.metrics.requests.of(Counted::of(info, &told.path, told.applies, told.dry_run), known);
+        let elsewhere = told.queued + response.extensions_mut().remove::<Elsewhere>().map_or(Duration::ZERO, |it| it.0);
+        series.record(response.status().as_u16(), told.began.elapsed(), elsewhere);
+        if info.verb == "watch" && matches!(response.body(), Body::Stream(_)) {
+            let body = std::mem::take(response.body_mut());
+            *response.body_mut() = Body::stream(Watched { body, _open: series.open() });
+        }
     }
 
     async fn route(
@@ -125,20 +155,24 @@ impl ApiServer {
         parts: Parts,
         body: RequestBody,
         peer: Peer,
-        label: &mut (String, String),
+        told: &mut Told,
         accept: Accept,
     ) -> Result<Response<Body>, Status> {
         let query = Query::parse(parts.uri.query());
         let info = RequestInfo::parse(&parts, &query)?;
-        *label = (info.verb.clone(), info.resource.clone());
-        let user = self.chain.authenticate(&parts, &peer).await?;
+        told.about(&info, &query, &parts);
+        let user = self.authenticate(&parts, &peer).await?;
         let attributes = attributes(&info, &query, &parts, user);
-        self.chain.authorize(&attributes)?;
+        self.authorize(&attributes)?;
         let long = info.long_running();
+        let waiting = Instant::now();
         let turn = match &self.chain.flow {
-            Some(flow) if !long || info.verb == "watch" => flow.admit(&attributes).await,
+            Some(flow) if !long || info.verb == "watch" => flow.admit(&attributes, || self.width(&info, &query)).await,
             _ => None,
         };
+        told.queued = waiting.elapsed();
+        let counted = Arc::clone(&self);
+        let _inflight = (!long).then(|| counted.metrics.begin(&info.verb));
         let work = Arc::clone(&self).dispatch(info, query, attributes, parts, body);
         let work = async move {
             if long {
@@ -155,6 +189,43 @@ impl ApiServer {
         let mut response = result.unwrap_or_else(|status| respond::status(accept, &status));
         admitted.tell(response.headers_mut());
         Ok(response)
+    }
+
+    async fn authenticate(&self, parts: &Parts, peer: &Peer) -> Result<Arc<UserInfo>, Status> {
+        let began = Instant::now();
+        let user = self.chain.authenticate(parts, peer).await;
+        let result = match &user {
+            Ok(_) => 0,
+            Err(status) if status.code == 401 => 1,
+            Err(_) => 2,
+        };
+        self.metrics.authenticated(result, began.elapsed());
+        user
+    }
+
+    fn authorize(&self, attributes: &Attributes) -> Result<(), Status> {
+        let began = Instant::now();
+        let decision = self.chain.authorize(attributes);
+        self.metrics.authorized(decision.is_ok(), began.elapsed());
+        decision
+    }
+
+    /// How many seats a request takes: a list one for each hundred objects it may have to look at, as upstream.
+    fn width(&self, info: &RequestInfo, query: &Query) -> usize {
+        let lists = info.verb == "list" || (info.verb == "watch" && query.flag("sendInitialEvents"));
+        if !lists || !info.name.is_empty() {
+            return 1;
+        }
+        let Ok(served) = self.catalogue().find(&info.group, &info.version, &info.resource) else { return 1 };
+        let objects = served.store.as_ref().map_or(0, |store| store.cache().len());
+        let selective = query.get("labelSelector").or_else(|| query.get("fieldSelector")).is_some();
+        let limit = query.number::<usize>("limit").ok().flatten().filter(|limit| *limit > 0 && !selective);
+        objects.min(limit.unwrap_or(usize::MAX)).div_ceil(OBJECTS_PER_SEAT)
+    }
+
+    /// Whether everything that was stored at the start is served.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.in_force.is_ready()
     }
 
     async fn dispatch(
@@ -201,6 +272,7 @@ impl ApiServer {
             attributes,
             query,
             warnings: Warnings::default(),
+            elsewhere: AtomicU64::new(0),
         };
         if let Some(deprecation) = call.served.custom().and_then(|version| version.deprecation.as_ref()) {
             call.warnings.push(deprecation.clone());
@@ -214,6 +286,10 @@ impl ApiServer {
         };
         let mut response = result.unwrap_or_else(|status| respond::status(call.accept, &status));
         warn(&mut response, &call.warnings.take());
+        match call.elsewhere.load(Ordering::Relaxed) {
+            0 => {}
+            nanos => drop(response.extensions_mut().insert(Elsewhere(Duration::from_nanos(nanos)))),
+        }
         Ok(response)
     }
 
@@ -235,6 +311,72 @@ impl ApiServer {
         };
         discovered.or_else(|| crate::health::serve(self, parts, query)).unwrap_or_else(|| Err(Status::no_such_path()))
     }
+}
+
+/// What is told of a request when it is counted.
+struct Told {
+    info: Option<RequestInfo>,
+    path: String,
+    applies: bool,
+    dry_run: bool,
+    began: Instant,
+    /// For how long it waited for its turn.
+    queued: Duration,
+}
+
+impl Default for Told {
+    fn default() -> Told {
+        let (info, path, queued) = Default::default();
+        Told { info, path, applies: false, dry_run: false, began: Instant::now(), queued }
+    }
+}
+
+impl Told {
+    fn about(&mut self, info: &RequestInfo, query: &Query, parts: &Parts) {
+        self.applies = info.verb == "patch" && content_type(&parts.headers).starts_with("application/apply-patch");
+        self.dry_run = query.get("dryRun").is_some();
+        if !info.resource_request {
+            parts.uri.path().clone_into(&mut self.path);
+        }
+        self.info = Some(info.clone());
+    }
+}
+
+/// In the extensions of a response: for how long others had the request, as webhooks.
+#[derive(Clone, Copy, Debug)]
+struct Elsewhere(Duration);
+
+/// The body of a watch.
+struct Watched {
+    body: Body,
+    _open: Open,
+}
+
+impl http_body::Body for Watched {
+    type Data = bytes::Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<bytes::Bytes>, BodyError>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+}
+
+/// The client's own name for a request, or a new one.
+fn audit_id(headers: &http::HeaderMap) -> HeaderValue {
+    let own = headers.get(AUDIT_ID).filter(|value| !value.is_empty() && value.len() <= AUDIT_ID_BYTES_MAX);
+    own.cloned().unwrap_or_else(|| {
+        // It need not be hard to guess.
+        let id = uuid::Builder::from_random_bytes(fastrand::u128(..).to_ne_bytes()).into_uuid();
+        HeaderValue::from_str(id.hyphenated().encode_lower(&mut uuid::Uuid::encode_buffer()))
+            .unwrap_or_else(|_| HeaderValue::from_static(""))
+    })
 }
 
 fn user_agent(headers: &http::HeaderMap) -> String {

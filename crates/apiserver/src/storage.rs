@@ -13,17 +13,32 @@ use crate::cache::entry::SelectableFields;
 use crate::cache::feed::{self, Feed, Joining, Kinds, Progress};
 use crate::cache::kind::{KindCache, Page, TooOld};
 use crate::encode;
+use crate::metrics::{Bounds, Histogram};
 use bytes::Bytes;
 use machinery::Status;
 use serde_json::{Map, Value, json};
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 use store::{Error, Guard, Op, Range, Store, Txn, TxnResult};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 /// What all our keys begin with.
 pub(crate) const REGISTRY: &str = "/registry/";
+
+/// Bounds of the time of writes.
+const WRITES: Bounds = &[
+    (500_000, "0.0005"),
+    (1_000_000, "0.001"),
+    (5_000_000, "0.005"),
+    (25_000_000, "0.025"),
+    (100_000_000, "0.1"),
+    (400_000_000, "0.4"),
+    (1_000_000_000, "1"),
+    (5_000_000_000, "5"),
+    (30_000_000_000, "30"),
+];
 
 /// How often a read-modify-write is tried before it gives up.
 const UPDATE_TRIES: usize = 10_000;
@@ -101,6 +116,7 @@ impl Storage {
             cache: KindCache::default(),
             store: Arc::clone(&self.store),
             progress: Arc::clone(&self.progress),
+            writes: Default::default(),
         }
     }
 
@@ -155,6 +171,8 @@ pub struct KindStore {
     cache: KindCache,
     store: Arc<dyn Store>,
     progress: Arc<Progress>,
+    /// How long writes took: new objects, changes, deletions. Made with the first.
+    writes: [OnceLock<Histogram>; 3],
 }
 
 /// What must hold for a deletion.
@@ -167,6 +185,12 @@ pub struct Preconditions {
 }
 
 impl KindStore {
+    /// How long writes of each kind took.
+    pub(crate) fn writes(&self) -> impl Iterator<Item = (&'static str, &Histogram)> {
+        let named = ["create", "update", "delete"].into_iter().zip(&self.writes);
+        named.filter_map(|(name, histogram)| Some((name, histogram.get()?)))
+    }
+
     /// What is stored here.
     pub fn info(&self) -> &KindInfo {
         &self.info
@@ -341,8 +365,16 @@ impl KindStore {
 
     /// The revision of the change, once the cache shows it; none when its guard did not hold.
     async fn commit(&self, op: Op) -> Result<Option<u64>, Status> {
+        let kind = match &op {
+            Op::Put { guard: Guard::Absent, .. } => 0,
+            Op::Put { .. } => 1,
+            Op::Delete { .. } => 2,
+        };
         let txn = Txn { ops: vec![op], relaxed: self.info.relaxed };
-        let (shown, done) = match self.store.txn(txn).await.map_err(|error| store_status(&error))? {
+        let began = Instant::now();
+        let written = self.store.txn(txn).await;
+        self.writes[kind].get_or_init(|| Histogram::new(WRITES)).observe(began.elapsed());
+        let (shown, done) = match written.map_err(|error| store_status(&error))? {
             TxnResult::Done { revision, .. } => (revision, Some(revision)),
             TxnResult::GuardFailed { current: Some(current), .. } => (current.mod_revision, None),
             TxnResult::GuardFailed { .. } => (self.store.revision().await.map_err(|error| store_status(&error))?, None),

@@ -1,5 +1,6 @@
 //! What the fields of a served version are, whoever says so: the built-in schema table, or a custom definition.
 
+use crate::context::Warnings;
 use crate::custom::Version;
 use api::catalogue::Resource;
 use machinery::Status;
@@ -54,16 +55,17 @@ impl Typing {
         }
     }
 
-    /// What is wrong with a changed object.
+    /// What is wrong with a changed object. What was wrong before is only warned of, where it is told at all.
     pub(crate) fn validate_update(
         &self,
         (group, version, kind): (&str, &str, &str),
         object: &Value,
         old: &Value,
+        warnings: &Warnings,
     ) -> Vec<FieldError> {
         match self {
             Typing::Builtin(_) => api::validate::update(group, version, kind, object, old),
-            Typing::Custom(custom) => custom.validate_update(object, old),
+            Typing::Custom(custom) => custom.validate_update(object, old, warnings),
         }
     }
 

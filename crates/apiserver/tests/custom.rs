@@ -311,63 +311,33 @@ async fn described_in_openapi() {
     until(&server, "/openapi/v3/apis/x.io/v1", |answer| answer["code"] == 404).await;
 }
 
-/// A schema of the size operators have: some three hundred fields with descriptions.
-fn large_schema() -> Value {
-    let text = "What this field is for, in a sentence or two, as generators copy it out of the comments of a type.";
-    let leaf = |index: usize| match index % 4 {
-        0 => json!({"type": "integer", "format": "int32", "minimum": 0, "description": text}),
-        1 => json!({"type": "array", "items": {"type": "string"}, "description": text}),
-        2 => json!({"type": "boolean", "default": false, "description": text}),
-        _ => json!({"type": "string", "pattern": "^[a-z]+$", "maxLength": 63, "description": text}),
-    };
-    let group = |group: usize| {
-        let fields: serde_json::Map<String, Value> =
-            (0..20).map(|index| (format!("field{group}x{index}"), leaf(index))).collect();
-        json!({"type": "object", "description": text, "properties": fields, "required": [format!("field{group}x0")]})
-    };
-    let groups: serde_json::Map<String, Value> = (0..15).map(|index| (format!("group{index}"), group(index))).collect();
-    json!({"type": "object", "description": text, "properties": {
-        "spec": {"type": "object", "properties": groups}, "status": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}})
-}
-
-fn resident_bytes() -> i64 {
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
-    statm.split(' ').nth(1).unwrap().parse::<i64>().unwrap() * 4096
-}
-
-/// `cargo test -p apiserver --test custom -- --ignored --nocapture`: what a definition costs, at rest and used.
 #[tokio::test]
-#[ignore = "a measurement"]
-async fn memory_of_a_definition() {
-    const COUNT: i64 = 500;
+async fn groups_of_the_community_say_whether_they_are_approved() {
     let server = start().await;
-    let schema = large_schema();
-    let named = |index: i64| {
-        let mut definition = definition(&format!("things{index}"), &format!("Thing{index}"));
-        definition["spec"]["names"]["shortNames"] = json!([]);
-        definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"] = schema.clone();
-        definition["spec"]["versions"][0]["selectableFields"] = json!([]);
-        definition
-    };
-    define(&server, named(0)).await;
-    let before = resident_bytes();
-    let began = std::time::Instant::now();
-    for index in 1..=COUNT {
-        server.post(DEFINITIONS, named(index)).await.ok();
-    }
-    until(&server, &format!("/apis/x.io/v1/things{COUNT}"), |list| list["items"].is_array()).await;
-    let (made, took) = (resident_bytes(), began.elapsed());
-    for index in 1..=COUNT {
-        let path = format!("/apis/x.io/v1/namespaces/a/things{index}");
-        let object = json!({"metadata": {"name": "a"}, "spec": {"group0": {"field0x0": 1}}});
-        server.post(&path, object).await.ok();
-    }
-    let used = resident_bytes();
-    println!(
-        "definition of {} kB: {} kB each, {} kB once used; {COUNT} served after {took:?}",
-        schema.to_string().len() / 1000,
-        (made - before) / COUNT / 1000,
-        (used - before) / COUNT / 1000,
-    );
-    assert!((used - before) / COUNT < 250_000);
+    let mut protected = definition("widgets", "Widget");
+    protected["metadata"] =
+        json!({"name": "widgets.x.k8s.io", "annotations": {"api-approved.kubernetes.io": "https://a.example/1"}});
+    protected["spec"]["group"] = "x.k8s.io".into();
+    let mut bare = protected.clone();
+    bare["metadata"]["annotations"] = Value::Null;
+    assert_eq!(server.post(DEFINITIONS, bare).await.code, 422);
+    let approved = define(&server, protected).await;
+    assert!(is(&approved, "KubernetesAPIApprovalPolicyConformant", "True"));
+    let path = format!("{DEFINITIONS}/widgets.x.k8s.io");
+    let change = json!({"metadata": {"annotations": {"api-approved.kubernetes.io": "unapproved, on trial"}}});
+    server.patch(&path, "merge", change).await.ok();
+    until(&server, &path, |definition| is(definition, "KubernetesAPIApprovalPolicyConformant", "False")).await;
+}
+
+/// As client-go asks for it.
+#[tokio::test]
+async fn everything_in_protobuf() {
+    let server = with_widgets().await;
+    let accept = ("accept", "application/com.github.proto-openapi.spec.v2@v1.0+protobuf");
+    let answer = server.send("GET", "/openapi/v2", &[accept], "").await;
+    assert_eq!(answer.headers["content-type"], "application/com.github.proto-openapi.spec.v2.v1.0+protobuf");
+    assert_eq!(&answer.body[..5], [10, 3, b'2', b'.', b'0']);
+    let holds = |text: &str| answer.body.windows(text.len()).any(|bytes| bytes == text.as_bytes());
+    assert!(holds("io.x.v1.Widget") && holds("io.k8s.api.core.v1.Pod") && holds("#/definitions/io.x.v1.Widget"));
+    assert_eq!(server.send("GET", "/openapi/v2", &[("accept", "text/html")], "").await.code, 406);
 }

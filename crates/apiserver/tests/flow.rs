@@ -8,7 +8,7 @@ use apiserver::body::{Body, BodyError};
 use apiserver::context::UserInfo;
 use apiserver::flow::FlowControl;
 use bytes::Bytes;
-use common::{Server, start_on};
+use common::{Server, start_on, until};
 use futures::StreamExt;
 use futures::future::LocalBoxFuture;
 use http::{Request, Response};
@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 use tower::ServiceExt;
 
 const MAPS: &str = "/api/v1/namespaces/a/configmaps";
+const SCHEMAS: &str = "/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas";
 const GROUP: &str = "flowcontrol.apiserver.k8s.io";
 
 async fn make(server: &Server, resource: &str, name: &str, spec: Value) -> String {
@@ -31,9 +32,12 @@ async fn make(server: &Server, resource: &str, name: &str, spec: Value) -> Strin
 async fn start(response: Value) -> (Server, String, String) {
     let server =
         start_on(Config::default(), |storage, chain| chain.flow = Some(FlowControl::new(storage).unwrap())).await;
+    // The bootstrap objects are there when the last of them is.
+    let last = format!("{SCHEMAS}/catch-all");
+    until(|| server.get(&last), |answer| answer.code == 200).await;
     make(&server, "prioritylevelconfigurations", "free", json!({"type": "Exempt"})).await;
     // One share of a thousand: one seat.
-    let limited = |shares: u32, response: Value| json!({"type": "Limited", "limited": {"nominalConcurrencyShares": shares, "limitResponse": response}});
+    let limited = |shares: u32, response: Value| json!({"type": "Limited", "limited": {"nominalConcurrencyShares": shares, "borrowingLimitPercent": 0, "limitResponse": response}});
     make(&server, "prioritylevelconfigurations", "rest", limited(999, json!({"type": "Reject"}))).await;
     let level = make(&server, "prioritylevelconfigurations", "narrow", limited(1, response)).await;
     let rule = |users: &[&str]| {
@@ -117,4 +121,45 @@ async fn who_may_wait_gets_the_seat_and_watches_do_not_keep_theirs() {
     running.await;
     let served = tokio::time::timeout(Duration::from_secs(20), waiting).await.unwrap();
     assert_eq!(served.status(), 200);
+}
+
+#[tokio::test]
+async fn objects_are_kept_in_order() {
+    let (server, _, _) = start(json!({"type": "Reject"})).await;
+    // What is deleted comes back.
+    let path = format!("{SCHEMAS}/catch-all");
+    let uid = |answer: &common::Answer| answer.json()["metadata"]["uid"].clone();
+    let before = uid(&server.get(&path).await);
+    server.delete(&path, Value::Null).await.ok();
+    until(|| server.get(&path), |answer| answer.code == 200 && uid(answer) != before).await;
+    // What is changed is put back, unless the user has said that it is hers.
+    let (theirs, hers) = (format!("{SCHEMAS}/global-default"), format!("{SCHEMAS}/service-accounts"));
+    let annotation = json!({"metadata": {"annotations": {"apf.kubernetes.io/autoupdate-spec": "false"}}});
+    server.patch(&hers, "merge", annotation).await.ok();
+    for path in [&hers, &theirs] {
+        server.patch(path, "merge", json!({"spec": {"matchingPrecedence": 9000}})).await.ok();
+    }
+    let precedence = |answer: &common::Answer| answer.json()["spec"]["matchingPrecedence"].clone();
+    until(|| server.get(&theirs), |answer| precedence(answer) == 9900).await;
+    assert_eq!(precedence(&server.get(&hers).await), 9000);
+    // Schemas say whether their level is there.
+    let schema = json!({"priorityLevelConfiguration": {"name": "later"}, "matchingPrecedence": 500, "rules": []});
+    make(&server, "flowschemas", "early", schema).await;
+    let path = format!("{SCHEMAS}/early");
+    let condition = |answer: &common::Answer| answer.json()["status"]["conditions"][0].clone();
+    let told = until(|| server.get(&path), |answer| condition(answer)["status"] == "True").await;
+    assert_eq!(
+        condition(&told)["message"],
+        "This FlowSchema references the PriorityLevelConfiguration object named \"later\" but there is no such object"
+    );
+    make(&server, "prioritylevelconfigurations", "later", json!({"type": "Exempt"})).await;
+    until(|| server.get(&path), |answer| condition(answer)["status"] == "False").await;
+    let metrics = String::from_utf8(server.get("/metrics").await.body.to_vec()).unwrap();
+    for line in [
+        "apiserver_flowcontrol_nominal_limit_seats{priority_level=\"narrow\"} 1",
+        "apiserver_flowcontrol_current_executing_seats{priority_level=\"narrow\"} 0",
+        "apiserver_flowcontrol_current_executing_requests{flow_schema=\"global-default\",priority_level=\"global-default\"} 1",
+    ] {
+        assert!(metrics.contains(line), "{line}");
+    }
 }

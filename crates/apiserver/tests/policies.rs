@@ -4,8 +4,10 @@
 mod common;
 
 use apiserver::Config;
+use apiserver::context::{Attributes, Authorizer, Decision, UserInfo};
 use common::{Server, start_on, until};
 use serde_json::{Value, json};
+use tower::ServiceExt;
 
 const GROUP: &str = "/apis/admissionregistration.k8s.io/v1";
 const MAPS: &str = "/api/v1/namespaces/a/configmaps";
@@ -568,5 +570,120 @@ async fn types_are_checked_in_the_status() {
             }
         };
         assert_eq!(status["typeChecking"], expected, "{name}");
+    }
+}
+
+/// As upstream tells it.
+#[tokio::test]
+async fn custom_kinds_are_checked_too() {
+    let server = start().await;
+    let schema = json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {
+        "size": {"type": "integer"}, "tags": {"type": "array", "items": {"type": "string"}},
+        "free": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}}}});
+    let definition = json!({"metadata": {"name": "tcs.x.io"}, "spec": {
+        "group": "x.io", "scope": "Namespaced", "names": {"plural": "tcs", "kind": "Tc"},
+        "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": schema}}]}});
+    server.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", definition).await.ok();
+    until(|| server.get("/apis/x.io/v1/tcs"), |answer| answer.code == 200).await;
+    let rules = json!({"resourceRules": [{"apiGroups": ["x.io"], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["tcs"]}]});
+    for (at, (expression, warning)) in [
+        ("object.spec.nope == 1", "1:12: undefined field 'nope'"),
+        ("object.spec.size == 'x'", "1:18: found no matching overload for '_==_' applied to '(int, string)'"),
+        ("object.metadata.labels['a'] == 'b' && object.metadata.nope == 1", "1:54: undefined field 'nope'"),
+        ("params.spec.nope == 1", "1:12: undefined field 'nope'"),
+        ("object.spec.size == 1 && params.spec.tags.exists(t, t == 'a')", ""),
+        ("object.spec.free.anything == 1", "1:17: undefined field 'anything'"),
+        ("object.apiVersion == 1", "1:19: found no matching overload for '_==_' applied to '(string, int)'"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let path = format!("{GROUP}/validatingadmissionpolicies/tc{at}");
+        let spec = json!({"paramKind": {"apiVersion": "x.io/v1", "kind": "Tc"}, "matchConstraints": rules, "validations": [{"expression": expression}]});
+        server
+            .post(
+                &format!("{GROUP}/validatingadmissionpolicies"),
+                json!({"metadata": {"name": format!("tc{at}")}, "spec": spec}),
+            )
+            .await
+            .ok();
+        let checked = |answer: &common::Answer| answer.json()["status"]["observedGeneration"] == 1;
+        let status = until(|| server.get(&path), checked).await.json()["status"]["typeChecking"].clone();
+        let told = status["expressionWarnings"][0]["warning"].as_str().unwrap_or_default();
+        let expected =
+            if warning.is_empty() { String::new() } else { format!("x.io/v1, Kind=Tc: ERROR: <input>:{warning}") };
+        assert_eq!(told.lines().next().unwrap_or_default(), expected, "{expression}");
+    }
+}
+
+/// Jane may write policies, and get config maps in the namespace `a`; everybody else everything.
+struct JaneWritesPolicies;
+
+impl Authorizer for JaneWritesPolicies {
+    fn authorize(&self, attributes: &Attributes) -> Decision {
+        let reads = (&*attributes.verb, &*attributes.resource, &*attributes.namespace) == ("get", "configmaps", "a");
+        let allowed = attributes.user.name != "jane" || attributes.group == "admissionregistration.k8s.io" || reads;
+        if allowed { Decision::Allow(String::new()) } else { Decision::NoOpinion(String::new()) }
+    }
+}
+
+/// As upstream asks of those who write policies and bindings.
+#[tokio::test]
+async fn nobody_names_parameters_that_she_may_not_read() {
+    let server = start_on(Config::default(), |storage, chain| {
+        chain.admission = apiserver::admission::configured(storage).unwrap().to_vec();
+        chain.authorizer = std::sync::Arc::new(JaneWritesPolicies);
+    })
+    .await;
+    let policy = |name: &str, kind: &str| {
+        let params = json!({"apiVersion": "v1", "kind": kind});
+        json!({"metadata": {"name": name}, "spec": {"paramKind": params, "matchConstraints": rules("configmaps"), "validations": [{"expression": "true"}]}})
+    };
+    let binding = |name: &str, policy: &str, params: Value| {
+        let mut params = params;
+        params["parameterNotFoundAction"] = "Allow".into();
+        json!({"metadata": {"name": name}, "spec": {"policyName": policy, "paramRef": params, "validationActions": ["Deny"]}})
+    };
+    server.post(&format!("{GROUP}/validatingadmissionpolicies"), policy("p", "ConfigMap")).await.ok();
+    let jane = server.api.service(UserInfo { name: "jane".to_owned(), ..UserInfo::default() });
+    let user = "user &{jane  [system:authenticated] map[]}";
+    let object = "permission on the object referenced by paramRef";
+    let anything = "permission for all groups, versions and resources";
+    for (resource, object, refused) in [
+        (
+            "policies",
+            policy("q", "ConfigMap"),
+            format!(
+                "spec.paramKind: Forbidden: {user} must have \"get\" permission on all objects of the referenced paramKind (kind=ConfigMap, apiVersion=v1)"
+            ),
+        ),
+        (
+            "policybindings",
+            binding("b", "p", json!({"name": "x", "namespace": "b"})),
+            format!("spec.paramRef: Forbidden: {user} does not have \"get\" {object}"),
+        ),
+        (
+            "policybindings",
+            binding("b", "p", json!({"selector": {}, "namespace": "a"})),
+            format!("spec.paramRef: Forbidden: {user} does not have \"list\" {object}"),
+        ),
+        (
+            "policybindings",
+            binding("b", "none", json!({"name": "x"})),
+            format!(
+                "spec.paramRef: Forbidden: unable to get policy none to determine minimum required permissions and {user} does not have \"get\" {anything}"
+            ),
+        ),
+        ("policybindings", binding("b", "p", json!({"name": "x", "namespace": "a"})), String::new()),
+    ] {
+        let path = format!("{GROUP}/validatingadmission{resource}");
+        let request = http::Request::post(path).header("content-type", "application/json");
+        let request = request.body(http_body_util::Full::new(bytes::Bytes::from(object.to_string()))).unwrap();
+        let (head, body) = jane.clone().oneshot(request).await.unwrap().into_parts();
+        let body = http_body_util::BodyExt::collect(body).await.unwrap().to_bytes();
+        let answer: Value = serde_json::from_slice(&body).unwrap();
+        let message = answer["message"].as_str().unwrap_or_default();
+        assert_eq!(head.status.as_u16(), if refused.is_empty() { 201 } else { 422 }, "{message}");
+        assert_eq!(message.split_once("is invalid: ").map_or("", |(_, why)| why), refused);
     }
 }

@@ -207,3 +207,55 @@ async fn bad_rules_are_refused() {
         "{causes:?}"
     );
 }
+
+/// Elements of atomic lists have no old state of their own: they are let pass while the list around them is as it was (KEP-4008).
+/// Asked of upstream's API server.
+#[tokio::test]
+async fn what_was_wrong_in_an_unchanged_list_is_let_pass() {
+    let server = start().await;
+    let item = |rules: bool| {
+        let mut item = json!({"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}});
+        if rules {
+            item["x-kubernetes-validations"] = json!([{"rule": "self.b > 7"}]);
+            item["properties"]["a"]["x-kubernetes-validations"] = json!([{"rule": "self > 5", "message": "a big"}]);
+            item["properties"]["b"]["minimum"] = 5.into();
+        }
+        json!({"type": "object", "properties": {"n": {"type": "integer"}, "list": {"type": "array", "maxItems": 10, "items": item}}})
+    };
+    serve(&server, item(false)).await;
+    let path = format!("{WIDGETS}/w");
+    server.post(WIDGETS, widget("w", &json!({"n": 1, "list": [{"a": 1, "b": 1}, {"a": 2, "b": 2}]}))).await.ok();
+    let schema = definition(&item(true))["spec"]["versions"].clone();
+    server
+        .patch(&format!("{DEFINITIONS}/widgets.example.com"), "merge", json!({"spec": {"versions": schema}}))
+        .await
+        .ok();
+    let strict = widget("new", &json!({"list": [{"a": 1, "b": 9}]}));
+    let tried = format!("{WIDGETS}?dryRun=All");
+    until(|| server.post(&tried, strict.clone()), |answer| answer.code == 422).await;
+
+    let unrelated = server.patch(&path, "merge", json!({"spec": {"n": 2}})).await;
+    let warnings: Vec<&str> = unrelated.headers.get_all("warning").iter().map(|text| text.to_str().unwrap()).collect();
+    assert_eq!(
+        (unrelated.code, warnings),
+        (
+            200,
+            vec![
+                "299 - \"spec.list[0]: Invalid value: failed rule: self.b > 7\"",
+                "299 - \"spec.list[0].a: Invalid value: 1: a big\"",
+                "299 - \"spec.list[1]: Invalid value: failed rule: self.b > 7\"",
+                "299 - \"spec.list[1].a: Invalid value: 2: a big\"",
+            ]
+        )
+    );
+    let change = json!([{"op": "replace", "path": "/spec/list/0/b", "value": 9}]);
+    assert_eq!(
+        causes(&server.patch(&path, "json", change).await),
+        [
+            "spec.list[1].b: Invalid value: 2: spec.list[1].b in body should be greater than or equal to 5",
+            "spec.list[0].a: Invalid value: 1: a big",
+            "spec.list[1]: Invalid value: failed rule: self.b > 7",
+            "spec.list[1].a: Invalid value: 2: a big",
+        ]
+    );
+}

@@ -71,17 +71,57 @@ async fn discovery() {
 #[tokio::test]
 async fn health_and_metrics() {
     let server = start().await;
-    for path in ["/healthz", "/livez", "/readyz", "/readyz/ping", "/livez/etcd"] {
+    let hook = "poststarthook/crd-informer-synced";
+    for path in ["/healthz", "/livez", "/readyz", "/readyz/ping", "/livez/etcd", &format!("/readyz/{hook}")] {
         let answer = server.get(path).await;
         assert_eq!((answer.code, &*answer.body), (200, b"ok".as_slice()), "{path}");
     }
-    let verbose = server.get("/readyz?verbose").await;
-    assert!(String::from_utf8_lossy(&verbose.body).ends_with("readyz check passed\n"));
-    assert_eq!(server.get("/healthz/nothing").await.code, 404);
-    server.get("/api/v1/pods").await.ok();
-    let metrics = String::from_utf8(server.get("/metrics").await.body.to_vec()).unwrap();
-    assert!(metrics.contains("apiserver_request_total{code=\"200\",resource=\"pods\",verb=\"list\"} 1"), "{metrics}");
-    assert!(metrics.contains("apiserver_storage_objects{resource=\"deployments.apps\"} 0"));
+    let verbose = server.get("/readyz?verbose&exclude=etcd&exclude=none").await;
+    let expected = "[+]ping ok\n[+]etcd excluded: ok\n[+]etcd-readiness ok\n[+]informer-sync ok\n\
+        [+]poststarthook/crd-informer-synced ok\n[+]shutdown ok\n\
+        warn: some health checks cannot be excluded: no matches for \"none\"\nreadyz check passed\n";
+    assert_eq!(String::from_utf8_lossy(&verbose.body), expected);
+    for path in ["/healthz/nothing", "/debug/pprof/", "/debug/flags", "/metrics/x"] {
+        assert_eq!(server.get(path).await.code, 404, "{path}");
+    }
+    let pods = server.get("/api/v1/pods").await;
+    assert_eq!(
+        (pods.headers["audit-id"].len(), pods.headers["cache-control"].to_str().unwrap()),
+        (36, "no-cache, private")
+    );
+    let named = server.send("GET", "/api/v1/pods", &[("audit-id", "mine")], "").await;
+    assert_eq!(named.headers["audit-id"], "mine");
+    let map = json!({"metadata": {"name": "m"}});
+    server.post("/api/v1/namespaces/a/configmaps?dryRun=All", map.clone()).await.ok();
+    let mut watch = server.watch("/api/v1/configmaps?watch=1").await;
+    server.post("/api/v1/namespaces/a/configmaps", map).await.ok();
+    watch.brief().await;
+    server.get("/apis/a.b/v1/nothings").await;
+    let metrics = || async { String::from_utf8(server.get("/metrics").await.body.to_vec()).unwrap() };
+    let text = metrics().await;
+    let open = |count: u32| {
+        format!(
+            "apiserver_longrunning_requests{{component=\"apiserver\",group=\"\",resource=\"configmaps\",scope=\"cluster\",subresource=\"\",verb=\"WATCH\",version=\"v1\"}} {count}"
+        )
+    };
+    for line in [
+        "apiserver_request_total{code=\"200\",dry_run=\"\",component=\"apiserver\",group=\"\",resource=\"pods\",scope=\"cluster\",subresource=\"\",verb=\"LIST\",version=\"v1\"} 2",
+        "apiserver_request_total{code=\"201\",dry_run=\"All\",component=\"apiserver\",group=\"\",resource=\"configmaps\",scope=\"resource\",subresource=\"\",verb=\"POST\",version=\"v1\"} 1",
+        "apiserver_request_total{code=\"404\",dry_run=\"\",component=\"\",group=\"\",resource=\"\",scope=\"\",subresource=\"\",verb=\"LIST\",version=\"\"} 1",
+        "apiserver_request_total{code=\"200\",dry_run=\"\",component=\"\",group=\"\",resource=\"\",scope=\"\",subresource=\"/livez\",verb=\"GET\",version=\"\"} 2",
+        &open(1),
+        "apiserver_resource_objects{group=\"\",resource=\"configmaps\"} 1",
+        "apiserver_storage_objects{resource=\"deployments.apps\"} 0",
+        "apiserver_watch_events_total{group=\"\",resource=\"configmaps\",version=\"v1\"} 1",
+        "etcd_request_duration_seconds_count{group=\"\",resource=\"configmaps\",operation=\"create\"} 1",
+        "authorization_attempts_total{result=\"denied\"} 0",
+        "apiserver_current_inflight_requests{request_kind=\"readOnly\"} 1",
+        "# TYPE process_resident_memory_bytes gauge",
+    ] {
+        assert!(text.lines().any(|known| known == line), "{line}");
+    }
+    drop(watch);
+    assert!(metrics().await.contains(&open(0)));
 }
 
 #[tokio::test]

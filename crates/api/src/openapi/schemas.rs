@@ -4,7 +4,7 @@ use super::custom::{self, Custom, Meta};
 use super::{Dialect, descriptions};
 use machinery::schema::{FieldRef, ListType, Schema, Shape, StructRef, TypeRef};
 use serde_json::{Map, Value, json};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Gathers the structs that a document refers to.
 pub(super) struct Collector {
@@ -48,6 +48,22 @@ impl Collector {
             self.done.insert(list, one.list(self.dialect, &meta, &reference));
             self.done.insert(item, one.object(self.dialect, &meta));
         }
+    }
+
+    /// Metadata is always among the schemas: custom kinds refer to it.
+    pub(super) fn refer_to_metadata(&mut self) {
+        for name in ["meta.v1.ObjectMeta", "meta.v1.ListMeta"] {
+            if let Some(ty) = Schema::builtin().named(name) {
+                self.of(ty);
+            }
+        }
+    }
+
+    /// The schemas of custom kinds only, by name.
+    pub(super) fn own(mut self) -> Map<String, Value> {
+        let own: HashSet<String> = self.custom.into_values().collect();
+        self.done.retain(|name, _| own.contains(name));
+        self.done
     }
 
     fn model(&mut self, group: &str, version: &str, kind: &str) -> String {
@@ -169,6 +185,17 @@ impl Collector {
             }
         }
     }
+}
+
+/// The names of all models of the built-in table.
+pub(super) fn models() -> HashSet<String> {
+    let special = [Shape::Time, Shape::MicroTime, Shape::Quantity, Shape::IntOrString, Shape::FieldsV1, Shape::Any];
+    let special = special.into_iter().map(|shape| special_name(shape).to_owned());
+    Schema::builtin().structs().map(StructRef::model_name).chain(special).collect()
+}
+
+fn special_name(shape: Shape<'_>) -> &'static str {
+    special(shape, Dialect::V2).0
 }
 
 /// What the table says of a field beyond its type.

@@ -43,9 +43,9 @@ pub fn plugins(storage: &Arc<Storage>) -> Result<Vec<Arc<dyn AdmissionPlugin>>, 
 
 /// What the cluster's users configure: mutating policies and webhooks, then validating ones. They come after all plug-ins of our
 /// own have changed what they change.
-pub fn configured(storage: &Arc<Storage>) -> Result<[Arc<dyn AdmissionPlugin>; 4], Status> {
+pub fn configured(storage: &Arc<Storage>) -> Result<[Arc<dyn AdmissionPlugin>; 5], Status> {
     let [mutating, validating] = webhooks::plugins(storage, &crate::webhook::Caller::new(Arc::clone(storage)))?;
-    Ok([policy::mutating(storage)?, mutating, policy::validating(storage)?, validating])
+    Ok([policy::mutating(storage)?, mutating, policy::guard(), policy::validating(storage)?, validating])
 }
 
 /// The plug-in that comes last: what it has charged is refused by nobody any more.

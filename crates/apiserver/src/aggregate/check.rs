@@ -79,7 +79,7 @@ impl Aggregator {
     }
 
     /// Gets a document, as the aggregator itself.
-    async fn fetch(&self, remote: &Remote, path: &str) -> Result<Bytes, String> {
+    pub(super) async fn fetch(&self, remote: &Remote, path: &str) -> Result<Bytes, String> {
         let (address, port) = endpoint(&self.storage, &remote.namespace, &remote.service, remote.port)?;
         let host = if address.contains(':') { format!("[{address}]") } else { address };
         let url = format!("https://{host}:{port}{path}");

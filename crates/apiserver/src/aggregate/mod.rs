@@ -56,6 +56,15 @@ pub struct Aggregator {
     clients: Mutex<HashMap<(String, Trust), Client>>,
 }
 
+/// A version that another server serves.
+#[derive(Clone, Debug)]
+pub(crate) struct Foreign {
+    /// Of the APIService.
+    pub(crate) name: String,
+    pub(crate) group: String,
+    pub(crate) version: String,
+}
+
 impl Aggregator {
     /// `certificate` is signed by the authority for front proxies; `connect` carries what is passed on.
     pub(crate) fn new(
@@ -96,6 +105,30 @@ impl Aggregator {
         let remotes = self.remotes()?;
         let (group, version) = (segments.next()?, segments.next()?);
         remotes.iter().find(|remote| remote.group == group && remote.version == version).cloned()
+    }
+
+    /// The versions whose server is available.
+    pub(crate) fn available(&self) -> Vec<Foreign> {
+        let remotes = self.remotes();
+        let remotes = remotes.iter().flat_map(|remotes| remotes.iter()).filter(|remote| remote.available);
+        let foreign = |remote: &Remote| Foreign {
+            name: remote.name.clone(),
+            group: remote.group.clone(),
+            version: remote.version.clone(),
+        };
+        remotes.map(foreign).collect()
+    }
+
+    /// What the server of an APIService says at `/openapi/v2`; none when it has none or cannot be asked.
+    pub(crate) async fn openapi_v2(&self, name: &str) -> Option<Value> {
+        let remote = self.remotes()?.iter().find(|remote| remote.name == name).cloned()?;
+        match self.fetch(&remote, "/openapi/v2").await {
+            Ok(body) => serde_json::from_slice(&body).ok(),
+            Err(why) => {
+                tracing::debug!(apiservice = name, why, "no OpenAPI of another server");
+                None
+            }
+        }
     }
 
     fn client(&self, remote: &Remote) -> Result<Client, String> {

@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 const HISTORY_EVENTS_MAX: usize = 4096;
 /// … and no more than this together,
 const HISTORY_BYTES_MAX: usize = 4 << 20;
-/// A kind's newest changes are kept whatever their age.
+/// As far as they fit, a kind's newest changes are kept whatever their age.
 const HISTORY_EVENTS_MIN: usize = 128;
 const HISTORY_AGE: Duration = Duration::from_secs(300);
 /// A watcher may be this many changes behind before it is dropped.
@@ -101,6 +101,8 @@ pub(crate) struct KindCache {
     /// Nothing is applied any more.
     closed: AtomicBool,
     last_change: AtomicU64,
+    /// Events handed to watchers.
+    delivered: AtomicU64,
 }
 
 impl KindCache {
@@ -178,10 +180,15 @@ impl KindCache {
         self.last_change.store(event.revision(), Ordering::Release);
         let mut watchers = self.watchers.lock();
         drop(state);
+        let mut sent = 0;
         watchers.retain(|watcher| match perceive(&watcher.selection, &event) {
-            Some(kind) => watcher.sender.try_send(Delivery { kind, event: Arc::clone(&event) }).is_ok(),
+            Some(kind) => {
+                sent += 1;
+                watcher.sender.try_send(Delivery { kind, event: Arc::clone(&event) }).is_ok()
+            }
             None => !watcher.sender.is_closed(),
         });
+        self.delivered.fetch_add(sent, Ordering::Relaxed);
     }
 
     /// Current objects, the revision they show (at least `applied`), and everything after them.
@@ -242,6 +249,11 @@ impl KindCache {
         self.drop_watchers();
     }
 
+    /// Events handed to watchers so far.
+    pub(crate) fn delivered(&self) -> u64 {
+        self.delivered.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn watchers(&self) -> usize {
         self.watchers.lock().iter().filter(|watcher| !watcher.sender.is_closed()).count()
     }
@@ -278,8 +290,8 @@ impl State {
         self.history_bytes += event.entry.line.len();
         while let Some((seen, oldest)) = self.history.front() {
             let len = self.history.len();
-            let fits = len < HISTORY_EVENTS_MAX && self.history_bytes < HISTORY_BYTES_MAX;
-            if len < HISTORY_EVENTS_MIN || (fits && now.duration_since(*seen) < HISTORY_AGE) {
+            let young = len < HISTORY_EVENTS_MAX && now.duration_since(*seen) < HISTORY_AGE;
+            if self.history_bytes < HISTORY_BYTES_MAX && (len < HISTORY_EVENTS_MIN || young) {
                 break;
             }
             self.floor = oldest.revision();

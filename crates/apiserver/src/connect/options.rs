@@ -72,6 +72,7 @@ pub(crate) async fn admit(
         user_agent: String::new(),
         body: Bytes::new(),
         warnings: Warnings::default(),
+        elsewhere: Default::default(),
     };
     call.admit_as(kind, Operation::Connect, Some(&mut options), None, false).await?;
     call.validate_as(kind, Operation::Connect, Some(&mut options), None, false).await

@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 use serde_json::Value;
+use std::collections::HashMap;
 
 /// What deletes the instances before the definition goes.
 pub(crate) const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
@@ -22,6 +23,7 @@ pub(super) struct Metadata {
     pub(super) generation: i64,
     pub(super) deletion_timestamp: Option<String>,
     pub(super) finalizers: Vec<String>,
+    pub(super) annotations: HashMap<String, String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

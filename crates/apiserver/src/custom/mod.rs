@@ -83,9 +83,21 @@ impl StoreKey {
 struct Known {
     group: String,
     accepted: Names,
+    /// It wants other names than it has.
+    waits: bool,
     installed: Option<Installed>,
     /// Its instances are being deleted.
     cleaning: bool,
+}
+
+/// The definitions of a group.
+#[derive(Default)]
+struct Group {
+    /// The names they have.
+    claimed: names::Claimed,
+    /// Those that wait for other names, by their own.
+    waiting: BTreeSet<String>,
+    count: usize,
 }
 
 struct Installed {
@@ -100,8 +112,7 @@ struct Definitions {
     in_force: Arc<InForce>,
     definitions: Arc<KindStore>,
     known: HashMap<String, Known>,
-    /// The definitions of each group, by name.
-    groups: HashMap<String, BTreeSet<String>>,
+    groups: HashMap<String, Group>,
     cleanups: JoinSet<()>,
 }
 
@@ -159,7 +170,7 @@ impl Definitions {
         let name = definition.metadata.name.clone();
         self.remember(&name, &definition);
         if !definition.deleting() && self.undecided(&definition) {
-            let verdict = names::judge(&definition, &self.claimed(&definition.spec.group));
+            let verdict = self.judge(&definition);
             definition.status.accepted_names.clone_from(&verdict.names);
             self.remember(&name, &definition);
             let freed = verdict.accepted.status == "True";
@@ -183,42 +194,53 @@ impl Definitions {
 
     /// Whether the status does not say yet what becomes of the names that the definition wants.
     fn undecided(&self, definition: &Definition) -> bool {
+        if let Some(approval) = status::approval(definition)
+            && definition.condition(status::APPROVED) != Some(&approval)
+        {
+            return true;
+        }
         if definition.spec.names == definition.status.accepted_names {
             return definition.condition("Established").is_none() || definition.condition("NamesAccepted").is_none();
         }
-        let verdict = names::judge(definition, &self.claimed(&definition.spec.group));
+        let verdict = self.judge(definition);
         verdict.names != definition.status.accepted_names
             || definition.condition("NamesAccepted") != Some(&verdict.accepted)
     }
 
-    fn remember(&mut self, name: &str, definition: &Definition) {
-        let group = &definition.spec.group;
-        self.groups.entry(group.clone()).or_default().insert(name.to_owned());
-        let known = self.known.entry(name.to_owned()).or_insert_with(|| Known {
-            group: group.clone(),
-            accepted: Names::default(),
-            installed: None,
-            cleaning: false,
-        });
-        known.accepted.clone_from(&definition.status.accepted_names);
+    fn judge(&self, definition: &Definition) -> names::Verdict {
+        let nobody = names::Claimed::default();
+        names::judge(definition, self.groups.get(&definition.spec.group).map_or(&nobody, |group| &group.claimed))
     }
 
-    /// The names of a group that are taken.
-    fn claimed(&self, group: &str) -> names::Claimed {
-        let mut claimed = names::Claimed::default();
-        for known in self.groups.get(group).into_iter().flatten().filter_map(|name| self.known.get(name)) {
-            claimed.add(&known.accepted);
+    fn remember(&mut self, name: &str, definition: &Definition) {
+        let group = self.groups.entry(definition.spec.group.clone()).or_default();
+        let known = self.known.entry(name.to_owned()).or_insert_with(|| {
+            group.count += 1;
+            let group = definition.spec.group.clone();
+            Known { group, accepted: Names::default(), waits: false, installed: None, cleaning: false }
+        });
+        if known.accepted != definition.status.accepted_names {
+            group.claimed.remove(&known.accepted);
+            known.accepted.clone_from(&definition.status.accepted_names);
+            group.claimed.add(&known.accepted);
         }
-        claimed
+        let waits = definition.spec.names != definition.status.accepted_names;
+        if waits != known.waits {
+            known.waits = waits;
+            if waits {
+                group.waiting.insert(name.to_owned());
+            } else {
+                group.waiting.remove(name);
+            }
+        }
     }
 
     /// Looks anew at the definitions of a group that want names they did not get: some may be free now.
     async fn reconsider(&mut self, group: &str, except: &str) {
-        let others: Vec<String> = self.groups.get(group).into_iter().flatten().cloned().collect();
-        for name in others.iter().filter(|name| *name != except) {
-            let Some(entry) = self.definitions.get("", name) else { continue };
-            let Some(definition) = Definition::read(&entry.object.body) else { continue };
-            if definition.spec.names != definition.status.accepted_names {
+        let waiting: Vec<String> =
+            self.groups.get(group).into_iter().flat_map(|group| &group.waiting).cloned().collect();
+        for name in waiting.iter().filter(|name| *name != except) {
+            if let Some(entry) = self.definitions.get("", name) {
                 self.apply(&entry).await;
             }
         }
@@ -273,8 +295,13 @@ impl Definitions {
 
     async fn remove(&mut self, name: &str) {
         let Some(known) = self.known.remove(name) else { return };
-        if let Some(names) = self.groups.get_mut(&known.group) {
-            names.remove(name);
+        if let Some(group) = self.groups.get_mut(&known.group) {
+            group.claimed.remove(&known.accepted);
+            group.waiting.remove(name);
+            group.count -= 1;
+            if group.count == 0 {
+                self.groups.remove(&known.group);
+            }
         }
         if let Some(installed) = known.installed {
             self.in_force.remove(&known.group, &installed.key.names.plural);

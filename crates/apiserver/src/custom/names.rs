@@ -2,20 +2,41 @@
 
 use super::definition::{Condition, Definition, Names};
 use super::status::condition;
-use std::collections::HashSet;
+use std::collections::HashMap;
 
-/// The names that the definitions of a group have.
+/// The names that the definitions of a group have, with how many of them have each.
 #[derive(Debug, Default)]
 pub(super) struct Claimed {
-    resources: HashSet<String>,
-    kinds: HashSet<String>,
+    resources: HashMap<String, u32>,
+    kinds: HashMap<String, u32>,
 }
 
 impl Claimed {
     pub(super) fn add(&mut self, names: &Names) {
-        self.resources.extend([names.plural.clone(), names.singular.clone()]);
-        self.resources.extend(names.short_names.iter().cloned());
-        self.kinds.extend([names.kind.clone(), names.list_kind.clone()]);
+        resources(names).for_each(|name| *self.resources.entry(name.clone()).or_default() += 1);
+        kinds(names).for_each(|name| *self.kinds.entry(name.clone()).or_default() += 1);
+    }
+
+    pub(super) fn remove(&mut self, names: &Names) {
+        resources(names).for_each(|name| forget(&mut self.resources, name));
+        kinds(names).for_each(|name| forget(&mut self.kinds, name));
+    }
+}
+
+fn resources(names: &Names) -> impl Iterator<Item = &String> {
+    [&names.plural, &names.singular].into_iter().chain(&names.short_names)
+}
+
+fn kinds(names: &Names) -> impl Iterator<Item = &String> {
+    [&names.kind, &names.list_kind].into_iter()
+}
+
+fn forget(claimed: &mut HashMap<String, u32>, name: &str) {
+    if let Some(count) = claimed.get_mut(name) {
+        *count -= 1;
+        if *count == 0 {
+            claimed.remove(name);
+        }
     }
 }
 
@@ -31,7 +52,7 @@ pub(super) struct Verdict {
 pub(super) fn judge(definition: &Definition, claimed: &Claimed) -> Verdict {
     let (wanted, had) = (&definition.spec.names, &definition.status.accepted_names);
     let mut names = had.clone();
-    let taken = |wanted: &String, had: &str, used: &HashSet<String>| wanted != had && used.contains(wanted);
+    let taken = |wanted: &String, had: &str, used: &HashMap<String, u32>| wanted != had && used.contains_key(wanted);
     // Of several conflicts the last one is told, as upstream.
     let mut conflict = None;
     let in_use = |name: &String| format!("{name:?} is already in use");
@@ -45,7 +66,7 @@ pub(super) fn judge(definition: &Definition, claimed: &Claimed) -> Verdict {
         }
     }
     let new = wanted.short_names.iter().filter(|name| !had.short_names.contains(name));
-    let refused: Vec<String> = new.filter(|name| claimed.resources.contains(*name)).map(in_use).collect();
+    let refused: Vec<String> = new.filter(|name| claimed.resources.contains_key(*name)).map(in_use).collect();
     match refused.as_slice() {
         [] => names.short_names.clone_from(&wanted.short_names),
         [one] => conflict = Some(("ShortNamesConflict", one.clone())),
@@ -97,6 +118,11 @@ mod tests {
             assert_eq!((&*accepted.status, &*accepted.reason, &*accepted.message), (status, reason, message));
             assert_eq!(verdict.established.status, status);
         }
+        // What is given back is free, unless another has it as well.
+        claimed.add(&definition("plums", "Plum", &["ap"]).spec.names);
+        claimed.remove(&definition("plums", "Plum", &["ap"]).spec.names);
+        assert_eq!(judge(&definition("pears", "Pear", &["ap"]), &claimed).accepted.status, "False");
+        assert_eq!(judge(&definition("plums", "Plum", &[]), &claimed).accepted.status, "True");
         // Its own names are no conflict, and what is established stays so.
         let mut own = definition("apples", "Apple", &["ap"]);
         own.status.accepted_names = own.spec.names.clone();

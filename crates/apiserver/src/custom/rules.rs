@@ -5,7 +5,7 @@
 
 use cel::{Decl, DeclTypes, Env, Evaluated, Fault, ObjectDecl, Program, Range, Shape, Sizes, Type, Value};
 use machinery::field::{ErrorKind, FieldError, Path};
-use machinery::structural::{Hook, Kind, Node, Structural};
+use machinery::structural::{Hook, Kind, Node, Place, Structural};
 use serde_json::Value as Json;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -78,10 +78,16 @@ impl Rules {
         self.nodes.get(&node.index())
     }
 
-    /// What the rules say about an object; `old` is what it was.
-    pub(crate) fn evaluate(&self, schema: &Structural, object: &Json, old: Option<&Json>) -> Vec<FieldError> {
-        let mut checker = Checker { rules: self, left: BUDGET, ended: false };
-        schema.evaluate(object, old, &mut checker)
+    /// What the rules say about an object; `old` is what it was. What was wrong before and has not changed is let pass, and told
+    /// by the second list.
+    pub(crate) fn evaluate(
+        &self,
+        schema: &Structural,
+        object: &Json,
+        old: Option<&Json>,
+    ) -> (Vec<FieldError>, Vec<FieldError>) {
+        let mut checker = Checker { rules: self, left: BUDGET, ended: false, let_pass: Vec::new() };
+        (schema.evaluate(object, old, &mut checker), checker.let_pass)
     }
 }
 
@@ -170,6 +176,11 @@ impl Sizes for DeclSizes<'_> {
     }
 }
 
+/// The type of the objects of a schema, under a name.
+pub(crate) fn declare_root(schema: &Structural, name: &str) -> Option<Decl> {
+    declare(schema.root(), true, name).map(|(decl, _)| decl)
+}
+
 /// The type of the values of a node and how short they can be in JSON; none when expressions cannot see them.
 fn declare(node: Node<'_>, root: bool, name: &str) -> Option<(Decl, u64)> {
     let sized = |shape: Shape, size_max: u64, least: u64| Some((Decl { shape, size_max: Some(size_max) }, least));
@@ -249,15 +260,18 @@ struct Checker<'r> {
     left: u64,
     /// No further rule is evaluated.
     ended: bool,
+    /// What is wrong as it was before.
+    let_pass: Vec<FieldError>,
 }
 
 impl Hook for Checker<'_> {
-    fn check(&mut self, node: Node<'_>, value: &Json, old: Option<&Json>, path: &Path) -> Vec<FieldError> {
-        let Some(compiled) = self.rules.of(node).filter(|_| !self.ended && !value.is_null()) else { return Vec::new() };
+    fn check(&mut self, node: Node<'_>, place: Place<'_>, path: &Path) -> Vec<FieldError> {
+        let good = !self.ended && !place.value.is_null();
+        let Some(compiled) = self.rules.of(node).filter(|_| good) else { return Vec::new() };
         let kind = node.kind().as_str();
         let mut errors = Vec::new();
         for rule in &compiled.rules {
-            let error = self.rule(rule, compiled, (value, old), path, kind);
+            let error = self.rule(rule, compiled, place, path, kind);
             errors.extend(error);
             if self.ended {
                 break;
@@ -280,16 +294,17 @@ impl Checker<'_> {
         &mut self,
         rule: &Rule,
         compiled: &Compiled,
-        (value, old): (&Json, Option<&Json>),
+        place: Place<'_>,
         path: &Path,
         kind: &str,
     ) -> Option<FieldError> {
+        let value = place.value;
         let invalid = |why: String| Some(FieldError::invalid(path, kind, why));
         let program = match &rule.program {
             Ok(program) => program,
             Err(why) => return invalid(format!("rule compile error: {why}")),
         };
-        let old = old.filter(|old| !old.is_null());
+        let old = place.old.filter(|old| !old.is_null());
         if program.uses(OLD_SELF) && old.is_none() && !rule.optional_old {
             return None;
         }
@@ -304,9 +319,14 @@ impl Checker<'_> {
         let shown = rule.shown();
         match result {
             Ok(Value::Bool(true)) => None,
-            // What was wrong before and has not changed is let pass.
-            Ok(_) if !program.uses(OLD_SELF) && old == Some(value) => None,
-            Ok(_) => Some(self.failure(rule, &vars, value, path, kind)),
+            Ok(_) => {
+                let failure = self.failure(rule, &vars, value, path, kind);
+                let told = program.uses(OLD_SELF) || !place.is_unchanged();
+                if !told {
+                    self.let_pass.push(failure.clone());
+                }
+                told.then_some(failure)
+            }
             Err(Fault::CostLimit) => {
                 self.ended = true;
                 let fault = Fault::CostLimit;

@@ -3,6 +3,7 @@
 use super::conversion::Converter;
 use super::definition::{Definition, Scale};
 use super::rules::{self, Rules};
+use crate::context::Warnings;
 use crate::meta;
 use crate::storage::{KindStore, Object};
 use api::columns;
@@ -14,7 +15,6 @@ use machinery::schema::{self, Schema};
 use machinery::structural::Structural;
 use serde_json::{Value, json};
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 /// What all versions of a custom kind have in common, as of one state of its definition.
@@ -144,15 +144,22 @@ impl Version {
 
     /// Names the state of the definition, for documents made of it.
     pub(crate) fn tag(&self) -> String {
-        format!("{}/{}/{}", self.family.uid, self.family.generation, self.name)
+        let Family { uid, generation, kind, .. } = &*self.family;
+        format!("{uid}/{generation}/{kind}/{}", self.name)
     }
 
-    /// The schema as the definition has it, descriptions included; null for none. `definitions` are those read already.
-    pub(crate) fn published(&self, definitions: &mut HashMap<String, Value>) -> Value {
-        let name = &self.family.definition;
-        let definition = definitions
-            .entry(name.clone())
-            .or_insert_with(|| self.family.definitions.get("", name).map_or(Value::Null, |entry| entry.value()));
+    /// The name of the definition.
+    pub(crate) fn definition(&self) -> &str {
+        &self.family.definition
+    }
+
+    /// The definition as it is now; null when it is gone.
+    pub(crate) fn define(&self) -> Value {
+        self.family.definitions.get("", &self.family.definition).map_or(Value::Null, |entry| entry.value())
+    }
+
+    /// Its schema in the definition, descriptions included; null for none.
+    pub(crate) fn published(&self, definition: &Value) -> Value {
         schema_of(definition, &self.name).cloned().unwrap_or_default()
     }
 
@@ -281,20 +288,29 @@ impl Version {
         errors
     }
 
-    /// Evaluates the rules of the schema, unless what is wrong already keeps them from making sense.
-    fn check_rules(&self, schema: &Structural, object: &Value, old: Option<&Value>, errors: &mut Vec<FieldError>) {
+    /// Evaluates the rules of the schema, unless what is wrong already keeps them from making sense. Gives what is wrong as it was
+    /// before.
+    fn check_rules(
+        &self,
+        schema: &Structural,
+        object: &Value,
+        old: Option<&Value>,
+        errors: &mut Vec<FieldError>,
+    ) -> Vec<FieldError> {
         let rules = self.rules.get_or_init(|| Rules::compile(schema));
         if rules.is_empty() {
-            return;
+            return Vec::new();
         }
         if errors.iter().any(|error| rules::blocks(error.kind)) {
             errors.push(rules::unchecked());
-            return;
+            return Vec::new();
         }
-        errors.extend(rules.evaluate(schema, object, old));
+        let (found, let_pass) = rules.evaluate(schema, object, old);
+        errors.extend(found);
+        let_pass
     }
 
-    pub(crate) fn validate_update(&self, object: &Value, old: &Value) -> Vec<FieldError> {
+    pub(crate) fn validate_update(&self, object: &Value, old: &Value, warnings: &Warnings) -> Vec<FieldError> {
         let mut errors = api::validate::update(&self.family.group, &self.name, &self.family.kind, object, old);
         let Ok(schema) = self.schema() else { return errors };
         errors.extend(schema.validate_update(object, old));
@@ -303,7 +319,8 @@ impl Version {
         if schema.validate_lists(old).is_empty() {
             errors.extend(schema.validate_lists(object));
         }
-        self.check_rules(schema, object, Some(old), &mut errors);
+        let let_pass = self.check_rules(schema, object, Some(old), &mut errors);
+        warnings.extend(let_pass.iter().map(ToString::to_string));
         errors
     }
 

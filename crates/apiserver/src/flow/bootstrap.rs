@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-const AUTO_UPDATE: &str = "apf.kubernetes.io/autoupdate-spec";
+/// Says whether the server keeps an object as it made it.
+pub(super) const AUTO_UPDATE: &str = "apf.kubernetes.io/autoupdate-spec";
 /// A level: name, shares of the server's concurrency, percent lendable, and queues, hand size of a flow; no queues: refuse.
 type Level = (&'static str, u32, u32, Option<(u32, u32)>);
 
@@ -77,10 +78,7 @@ pub(crate) fn schemas() -> Vec<Value> {
             spec["distinguisherMethod"] = json!({"type": distinguisher});
         }
         let mut schema = object("FlowSchema", name, spec);
-        schema["status"] = json!({"conditions": [{
-            "type": "Dangling", "status": "False", "reason": "Found", "lastTransitionTime": machinery::time::now(),
-            "message": format!("This FlowSchema references the PriorityLevelConfiguration object named {level:?} and it exists"),
-        }]});
+        schema["status"] = json!({"conditions": [super::maintain::dangling(level, true)]});
         schema
     };
     let everyone = || groups(&["system:unauthenticated", "system:authenticated"]);

@@ -131,9 +131,11 @@ fn judge(call: &Call, target: Target, object: &Value, old: &Value) -> Result<(),
         let own = call.served.strategy.validate_update(target.part, object, old);
         errors.extend(own);
         if matches!(target.part, Part::Main) {
-            let more = call.served.typing.validate_update((&info.group, &info.version, &info.kind), object, old);
+            let kind = (&*info.group, &*info.version, &*info.kind);
+            let more = call.served.typing.validate_update(kind, object, old, &call.warnings);
+            let own = errors.len();
             for error in more {
-                if !errors.iter().any(|known| known.path == error.path && known.kind == error.kind) {
+                if !errors[..own].iter().any(|known| known.path == error.path && known.kind == error.kind) {
                     errors.push(error);
                 }
             }

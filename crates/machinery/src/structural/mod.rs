@@ -18,7 +18,7 @@ mod prune;
 mod validate;
 
 pub use pattern::translate as translate_pattern;
-pub use validate::Hook;
+pub use validate::{Hook, Place};
 
 use crate::schema::ListType;
 use format::Format;

@@ -8,11 +8,32 @@ use serde_json::Value;
 /// Errors told at most; beyond, the rest of the object is not looked at.
 const ERRORS_MAX: usize = 500;
 
-/// What is called for each value whose schema has rules of its own (`x-kubernetes-validations`): the value, its old state where the
-/// two can be told to be the same, and where it is.
+/// A value on a walk through an object.
+#[derive(Clone, Copy)]
+pub struct Place<'a> {
+    /// The value.
+    pub value: &'a Value,
+    /// What it was, where the two can be told to be the same.
+    pub old: Option<&'a Value>,
+    /// The nearest value around it whose old state is known, with that: elements of atomic lists have none of their own.
+    around: Option<(&'a Value, &'a Value)>,
+}
+
+impl Place<'_> {
+    /// Whether nothing has changed here: not the value, or where that cannot be told, not what is around it. Compares values, so
+    /// ask only when it matters (KEP-4008).
+    pub fn is_unchanged(&self) -> bool {
+        match self.old {
+            Some(old) => old == self.value,
+            None => self.around.is_some_and(|(now, old)| now == old),
+        }
+    }
+}
+
+/// What is called for each value whose schema has rules of its own (`x-kubernetes-validations`).
 pub trait Hook {
-    /// Evaluates the rules of a schema on a value.
-    fn check(&mut self, node: Node<'_>, value: &Value, old: Option<&Value>, path: &Path) -> Vec<FieldError>;
+    /// Evaluates the rules of a schema on a value at a path.
+    fn check(&mut self, node: Node<'_>, place: Place<'_>, path: &Path) -> Vec<FieldError>;
 }
 
 impl Structural {
@@ -35,7 +56,7 @@ impl Structural {
     /// Walks the object and evaluates the rules of its schema by `hook`, old values beside new ones.
     pub fn evaluate(&self, object: &Value, old: Option<&Value>, hook: &mut dyn Hook) -> Vec<FieldError> {
         let mut errors = Vec::new();
-        evaluate(self.root(), object, old, &Path::default(), hook, &mut errors);
+        evaluate(self.root(), Place { value: object, old, around: None }, &Path::default(), hook, &mut errors);
         errors
     }
 }
@@ -387,32 +408,28 @@ fn check_fields(node: Node<'_>, value: &Value, old: Option<&Value>, path: &Path,
     }
 }
 
-fn evaluate(
-    node: Node<'_>,
-    value: &Value,
-    old: Option<&Value>,
-    path: &Path,
-    hook: &mut dyn Hook,
-    errors: &mut Vec<FieldError>,
-) {
+fn evaluate(node: Node<'_>, place: Place<'_>, path: &Path, hook: &mut dyn Hook, errors: &mut Vec<FieldError>) {
     if !node.validations().is_empty() {
-        errors.extend(hook.check(node, value, old, path));
+        errors.extend(hook.check(node, place, path));
     }
+    let Place { value, old, around } = place;
+    let around = old.map(|old| (value, old)).or(around);
     match value {
         Value::Object(map) => {
-            let was = |name: &str| old.and_then(|old| old.get(name));
             for (name, value) in map {
+                let place = Place { value, old: old.and_then(|old| old.get(name)), around };
                 if let Some(field) = node.property(name) {
-                    evaluate(field, value, was(name), &path.child(name), hook, errors);
+                    evaluate(field, place, &path.child(name), hook, errors);
                 } else if let Some(values) = node.additional() {
-                    evaluate(values, value, was(name), &path.key(name), hook, errors);
+                    evaluate(values, place, &path.key(name), hook, errors);
                 }
             }
         }
         Value::Array(list) => {
             let Some(items) = node.items() else { return };
-            for (index, item) in list.iter().enumerate() {
-                evaluate(items, item, correlated(node, item, old), &path.index(index), hook, errors);
+            for (index, value) in list.iter().enumerate() {
+                let place = Place { value, old: correlated(node, value, old), around };
+                evaluate(items, place, &path.index(index), hook, errors);
             }
         }
         _ => {}

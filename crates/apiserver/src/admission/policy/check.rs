@@ -1,11 +1,13 @@
-//! Type checking of validating policies against the kinds they name, told in their status. It never changes what a policy does.
+//! Type checking of validating policies against the kinds they name, built-in and custom, told in their status. It never changes
+//! what a policy does.
 
 use super::compile::variables;
 use super::env::Options;
+use crate::custom::rules;
 use crate::meta;
 use crate::served::{Catalogue, Served};
 use crate::server::ApiServer;
-use cel::{Program, Type, Types};
+use cel::{Decl, DeclTypes, Program, Type, Types};
 use machinery::schema::{Schema, Shape, TypeRef};
 use serde_json::{Value as Json, json};
 use std::collections::BTreeMap;
@@ -86,7 +88,7 @@ fn warnings(policy: &Json, catalogue: &Catalogue) -> Vec<Json> {
             }
             let mut texts = Vec::new();
             for (name, ty) in &kinds {
-                let options = typed(spec, *ty, catalogue);
+                let options = typed(spec, ty, catalogue);
                 if let Err(issues) = Program::compile(source, &options.scene().env) {
                     texts.push(format!("{name}: {issues}\n"));
                 }
@@ -100,19 +102,44 @@ fn warnings(policy: &Json, catalogue: &Catalogue) -> Vec<Json> {
     found
 }
 
-/// The environment of a policy for objects of a type.
-fn typed(spec: &Json, object: TypeRef<'static>, catalogue: &Catalogue) -> Options {
+/// What the objects of a kind are.
+enum Kind {
+    Builtin(TypeRef<'static>),
+    Custom(Decl),
+}
+
+impl Kind {
+    fn of(served: &Served) -> Option<Kind> {
+        match served.custom() {
+            None => served.typing.builtin().map(Kind::Builtin),
+            Some(version) => {
+                let name = format!("{}.{}", served.api_version, served.resource.kind);
+                Some(Kind::Custom(rules::declare_root(version.schema().ok()?, &name)?))
+            }
+        }
+    }
+
+    fn ty(&self) -> Type {
+        match self {
+            Kind::Builtin(ty) => type_of(*ty),
+            Kind::Custom(decl) => decl.ty(),
+        }
+    }
+}
+
+/// The environment of a policy for objects of a kind.
+fn typed(spec: &Json, object: &Kind, catalogue: &Catalogue) -> Options {
     let param_kind = meta::at(spec, &["paramKind"]);
-    let params_type = param_kind.and_then(|kind| {
+    let params = param_kind.and_then(|kind| {
         let served = catalogue.of_kind(meta::text_at(kind, &["apiVersion"]), meta::text_at(kind, &["kind"]))?;
-        served.typing.builtin().map(type_of)
+        Kind::of(&served)
     });
     let mut options = Options {
         params: param_kind.is_some(),
         authorizer: true,
-        object: Some(type_of(object)),
-        params_type,
-        types: Some(Arc::new(BuiltinTypes)),
+        object: Some(object.ty()),
+        params_type: params.as_ref().map(Kind::ty),
+        types: Some(Arc::new(Known::of([Some(object), params.as_ref()]))),
         ..Options::default()
     };
     let named = list(spec, "variables");
@@ -122,8 +149,8 @@ fn typed(spec: &Json, object: TypeRef<'static>, catalogue: &Catalogue) -> Option
 }
 
 /// The kinds that the rules of a policy name without wildcards, sorted, as Go prints them.
-fn kinds(spec: &Json, catalogue: &Catalogue) -> Vec<(String, TypeRef<'static>)> {
-    let mut found: BTreeMap<(String, String, String), TypeRef<'static>> = BTreeMap::new();
+fn kinds(spec: &Json, catalogue: &Catalogue) -> Vec<(String, Kind)> {
+    let mut found: BTreeMap<(String, String, String), Kind> = BTreeMap::new();
     for rule in list(&spec["matchConstraints"], "resourceRules") {
         let texts = |field: &str| list(rule, field).filter_map(Json::as_str).collect::<Vec<_>>();
         let (groups, versions, resources) = (texts("apiGroups"), texts("apiVersions"), texts("resources"));
@@ -133,25 +160,48 @@ fn kinds(spec: &Json, catalogue: &Catalogue) -> Vec<(String, TypeRef<'static>)> 
         for group in &groups {
             for version in &versions {
                 for resource in resources.iter().filter(|text| !text.contains(['*', '/'])) {
-                    let served: Option<Arc<Served>> = catalogue.find(group, version, resource).ok();
-                    let Some(served) = served else { continue };
-                    if let Some(ty) = served.typing.builtin().filter(|_| found.len() < KINDS_MAX) {
-                        let kind = served.resource.kind.to_string();
-                        found.insert(((*group).to_owned(), (*version).to_owned(), kind), ty);
+                    let Ok(served) = catalogue.find(group, version, resource) else { continue };
+                    if let Some(kind) = Kind::of(&served).filter(|_| found.len() < KINDS_MAX) {
+                        let name = served.resource.kind.to_string();
+                        found.insert(((*group).to_owned(), (*version).to_owned(), name), kind);
                     }
                 }
             }
         }
     }
     let name = |(group, version, kind): (String, String, String)| format!("{group}/{version}, Kind={kind}");
-    found.into_iter().map(|(key, ty)| (name(key), ty)).collect()
+    found.into_iter().map(|(key, kind)| (name(key), kind)).collect()
 }
 
-/// The structs of the built-in table, by their names in it.
-struct BuiltinTypes;
+/// The structs of the built-in table, by their names in it, and those of custom kinds.
+struct Known {
+    custom: DeclTypes,
+    /// The custom kinds themselves: their metadata is that of all objects.
+    roots: Vec<String>,
+}
 
-impl Types for BuiltinTypes {
+impl Known {
+    fn of<'k>(kinds: impl IntoIterator<Item = Option<&'k Kind>>) -> Known {
+        let decls = kinds.into_iter().flatten().filter_map(|kind| match kind {
+            Kind::Custom(decl) => Some(decl),
+            Kind::Builtin(_) => None,
+        });
+        let decls: Vec<&Decl> = decls.collect();
+        Known {
+            roots: decls.iter().map(|decl| decl.ty().runtime_name()).collect(),
+            custom: DeclTypes::of(decls.iter().copied()),
+        }
+    }
+}
+
+impl Types for Known {
     fn field(&self, object: &str, name: &str) -> Option<Type> {
+        if name == "metadata" && self.roots.iter().any(|root| root == object) {
+            return Some(Type::object("meta.v1.ObjectMeta"));
+        }
+        if self.custom.is_object(object) {
+            return self.custom.field(object, name);
+        }
         let ty = Schema::builtin().named(object)?;
         // Names that are words of the language are also taken as they are escaped for custom resources.
         let plain = name.strip_prefix("__").and_then(|name| name.strip_suffix("__")).unwrap_or(name);
@@ -159,7 +209,7 @@ impl Types for BuiltinTypes {
     }
 
     fn is_object(&self, object: &str) -> bool {
-        Schema::builtin().named(object).is_some()
+        self.custom.is_object(object) || Schema::builtin().named(object).is_some()
     }
 }
 

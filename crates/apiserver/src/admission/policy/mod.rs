@@ -10,6 +10,7 @@ pub(crate) mod conditions;
 mod criteria;
 mod definition;
 pub(crate) mod env;
+mod guard;
 mod mutating;
 mod params;
 mod patch;
@@ -40,6 +41,11 @@ pub(super) fn mutating(storage: &Arc<Storage>) -> Result<Arc<dyn AdmissionPlugin
 pub(super) fn validating(storage: &Arc<Storage>) -> Result<Arc<dyn AdmissionPlugin>, Status> {
     let source = Source::new(storage, "validatingadmissionpolicies", "validatingadmissionpolicybindings")?;
     Ok(Arc::new(validating::Validating { source }))
+}
+
+/// The plug-in that keeps parameters from those who may not read them.
+pub(super) fn guard() -> Arc<dyn AdmissionPlugin> {
+    Arc::new(guard::ParamGuard)
 }
 
 /// Policies and their bindings, which no policy may keep from being repaired.

@@ -12,6 +12,7 @@ pub(crate) mod select;
 
 use crate::context::{AdmissionPlugin, AdmissionRequest};
 use crate::meta;
+use crate::metrics::HookOutcome;
 use crate::storage::Storage;
 use crate::webhook::Caller;
 use async_trait::async_trait;
@@ -23,6 +24,8 @@ use review::{Shown, Verdict};
 use select::Target;
 use serde_json::Value;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 const GROUP: &str = "admissionregistration.k8s.io";
 
@@ -76,8 +79,31 @@ struct Asker {
 }
 
 impl Asker {
-    /// Asks one webhook; its warnings go to the client.
+    /// Asks one webhook, and counts how that went.
     async fn ask(
+        &self,
+        hook: &Hook,
+        request: &AdmissionRequest<'_>,
+        shown: &Shown,
+        mutating: bool,
+    ) -> Result<Verdict, Refused> {
+        let began = Instant::now();
+        let answer = self.call(hook, request, shown, mutating).await;
+        let took = began.elapsed();
+        let outcome = match &answer {
+            Ok(_) => HookOutcome::Allowed,
+            Err(Refused::Denied(status)) => HookOutcome::Refused(status.code),
+            Err(Refused::Failed(_)) => HookOutcome::Failed { open: hook.fails_open },
+        };
+        let kind = if mutating { "admit" } else { "validating" };
+        request.call.api.metrics.webhook((&hook.name, kind, request.operation.as_str()), took, &outcome);
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        request.call.elsewhere.fetch_add(nanos, Ordering::Relaxed);
+        answer
+    }
+
+    /// Asks one webhook; its warnings go to the client.
+    async fn call(
         &self,
         hook: &Hook,
         request: &AdmissionRequest<'_>,
