@@ -410,3 +410,26 @@ async fn webhooks_behind_a_service() {
     server.api.storage().kind("discovery.k8s.io", "endpointslices").unwrap().create(slice).await.unwrap();
     assert_eq!(server.post(MAPS, map("one")).await.ok()["data"]["x"], "here");
 }
+
+/// Whoever scales shows a scale, whatever is scaled.
+#[tokio::test]
+async fn scales_are_shown_as_such() {
+    let (server, hooks) = start().await;
+    let labels = json!({"app": "x"});
+    let pod = json!({"metadata": {"labels": labels}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    let deployment = json!({"metadata": {"name": "d"}, "spec": {"replicas": 1, "selector": {"matchLabels": labels}, "template": pod}});
+    let path = "/apis/apps/v1/namespaces/a/deployments";
+    server.post(path, deployment).await.ok();
+    let rules = json!([{"operations": ["*"], "apiGroups": ["apps"], "apiVersions": ["v1"], "resources": ["deployments/scale"], "scope": "*"}]);
+    configure(&server, VALIDATING, "v", &[hooks.hook("v", "/allow", json!({"rules": rules}))]).await;
+    server.patch(&format!("{path}/d/scale"), "merge", json!({"spec": {"replicas": 3}})).await.ok();
+    let request = &hooks.last()["request"];
+    assert_eq!(request["kind"], json!({"group": "autoscaling", "version": "v1", "kind": "Scale"}));
+    assert_eq!((&request["resource"]["resource"], &request["subResource"]), (&json!("deployments"), &json!("scale")));
+    let seen = |form: &str| (request[form]["kind"].clone(), request[form]["spec"]["replicas"].clone());
+    assert_eq!((seen("object"), seen("oldObject")), ((json!("Scale"), json!(3)), (json!("Scale"), json!(1))));
+    // Calls are counted.
+    let metrics = String::from_utf8(server.get("/metrics").await.body.to_vec()).unwrap();
+    let line = "apiserver_admission_webhook_request_total{name=\"v.example.com\",operation=\"UPDATE\",type=\"validating\",rejected=\"false\"} 1";
+    assert!(metrics.lines().any(|known| known == line), "{metrics}");
+}

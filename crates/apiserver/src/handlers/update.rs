@@ -8,6 +8,7 @@ use crate::meta;
 use crate::ownership::{self, Live, Written};
 use crate::storage::{Entry, Object};
 use crate::strategy::{Part, keep_metadata, validate_metadata_update};
+use crate::subresource::scale;
 use http::{Response, StatusCode};
 use machinery::Status;
 use machinery::field::{FieldError, Path};
@@ -22,11 +23,17 @@ const TRIES: usize = 10_000;
 pub(crate) struct Target {
     /// The part of the object.
     pub(crate) part: Part,
+    /// Admission is shown the object's scale in its place.
+    pub(crate) scale: bool,
 }
 
 impl Target {
     pub(crate) fn main() -> Target {
-        Target { part: Part::Main }
+        Target::of(Part::Main)
+    }
+
+    pub(crate) fn of(part: Part) -> Target {
+        Target { part, scale: false }
     }
 
     /// Whether the client named the revision it changes.
@@ -91,12 +98,12 @@ where
         check_identity(call, &object, &entry)?;
         let pinned = Target::pinned(&object);
         meta::copy_revision(&mut object, old);
-        call.admit(Operation::Update, Some(&mut object), Some(old), dry_run).await?;
+        admit(call, target, &mut object, old, dry_run).await?;
         keep_metadata(&mut object, old);
         served.strategy.prepare_update(target.part, &mut object, old);
         keep_metadata(&mut object, old);
         judge(call, target, &object, old)?;
-        call.validate(Operation::Update, Some(&mut object), Some(old), dry_run).await?;
+        validate(call, target, &mut object, old, dry_run).await?;
         ownership::put(&mut object, managed, &live);
         match commit(call, &entry, &mut object, old, dry_run).await? {
             Some(done) => return Ok(done),
@@ -105,6 +112,25 @@ where
         }
     }
     Err(served.modified(call.name()))
+}
+
+async fn admit(call: &Call, target: Target, object: &mut Value, old: &Value, dry_run: bool) -> Result<(), Status> {
+    if !target.scale {
+        return call.admit(Operation::Update, Some(object), Some(old), dry_run).await;
+    }
+    let (mut scale, old) = (scale::scale_of(call, object), scale::scale_of(call, old));
+    call.admit_as(scale::KIND, Operation::Update, Some(&mut scale), Some(&old), dry_run).await?;
+    let replicas = scale::replicas_of(call, &scale)?;
+    scale::put_replicas(call, object, replicas);
+    Ok(())
+}
+
+async fn validate(call: &Call, target: Target, object: &mut Value, old: &Value, dry_run: bool) -> Result<(), Status> {
+    if !target.scale {
+        return call.validate(Operation::Update, Some(object), Some(old), dry_run).await;
+    }
+    let (mut scale, old) = (scale::scale_of(call, object), scale::scale_of(call, old));
+    call.validate_as(scale::KIND, Operation::Update, Some(&mut scale), Some(&old), dry_run).await
 }
 
 /// 409 when the new object is about another one than is stored.

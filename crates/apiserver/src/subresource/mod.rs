@@ -2,7 +2,7 @@
 
 mod binding;
 mod eviction;
-mod scale;
+pub(crate) mod scale;
 
 use crate::body::Body;
 use crate::call::Call;
@@ -31,7 +31,7 @@ pub(crate) async fn handle(call: &mut Call) -> Result<Response<Body>, Status> {
         "ephemeralcontainers" => Part::EphemeralContainers,
         other => return Err(Status::not_implemented(format!("{}/{other} is not implemented yet", resource.plural))),
     };
-    handlers::handle_part(call, Target { part }).await
+    handlers::handle_part(call, Target::of(part)).await
 }
 
 /// Serves a POST to `bindings`, the old way of binding pods.

@@ -9,6 +9,7 @@ use crate::handlers::{self, Target, update};
 use crate::meta;
 use crate::ownership::Written;
 use crate::storage::Object;
+use crate::strategy::Part;
 use http::{Response, StatusCode};
 use machinery::apply::{Builtin, Element, Manager, Managers, Operation, Set, Versions, Write};
 use machinery::field::{FieldError, Path};
@@ -19,6 +20,9 @@ use serde_json::{Value, json};
 use std::borrow::Cow;
 
 const API_VERSION: &str = "autoscaling/v1";
+pub(crate) const KIND: &str = "Scale";
+/// Admission sees the scale, not the object.
+const TARGET: Target = Target { part: Part::Main, scale: true };
 
 /// Serves a request to the scale of an object.
 pub(super) async fn handle(call: &mut Call) -> Result<Response<Body>, Status> {
@@ -29,7 +33,7 @@ pub(super) async fn handle(call: &mut Call) -> Result<Response<Body>, Status> {
         }
         "update" => {
             let mut wanted = decode(&call.content_type, &call.body)?.value;
-            call.identify(&mut wanted, API_VERSION, "Scale")?;
+            call.identify(&mut wanted, API_VERSION, KIND)?;
             set(call, |_, _| Ok(wanted.clone())).await?
         }
         _ if call.content_type == APPLY => apply(call).await?,
@@ -69,7 +73,7 @@ async fn set<F>(call: &mut Call, mut wanted: F) -> Result<Object, Status>
 where
     F: FnMut(&Call, Value) -> Result<Value, Status> + Send,
 {
-    update(call, Target::main(), |call, live| {
+    update(call, TARGET, |call, live| {
         let mut object = live.object.clone();
         let scale = wanted(call, scale_of(call, &object))?;
         let replicas = replicas_of(call, &scale)?;
@@ -94,7 +98,7 @@ where
     .await
 }
 
-fn put_replicas(call: &Call, object: &mut Value, replicas: i32) {
+pub(crate) fn put_replicas(call: &Call, object: &mut Value, replicas: i32) {
     match custom_paths(call) {
         Some(paths) => set_nested(object, &paths.spec_replicas_path, replicas.into()),
         None => {
@@ -112,7 +116,7 @@ async fn apply(call: &mut Call) -> Result<Object, Status> {
     handlers::apply::named(call, &config)?;
     call.strictly(repeated)?;
     let force = call.query.flag("force");
-    update(call, Target::main(), |call, live| {
+    update(call, TARGET, |call, live| {
         let (scale, now) = (scale_of(call, &live.object), machinery::time::now());
         let manager = Manager { api_version: API_VERSION.to_owned(), ..call.manager(Operation::Apply) };
         let write = Write { versions: &ScaleVersions, version: API_VERSION, live: &scale, manager };
@@ -201,7 +205,7 @@ fn of_object(call: &Call, owners: Managers, scale: Managers) -> Managers {
     all
 }
 
-fn replicas_of(call: &Call, scale: &Value) -> Result<i32, Status> {
+pub(crate) fn replicas_of(call: &Call, scale: &Value) -> Result<i32, Status> {
     let path = Path::new("spec").child("replicas");
     let given = meta::at(scale, &["spec", "replicas"]).cloned().unwrap_or_else(|| json!(0));
     let bad = |error| Status::invalid("autoscaling", "Scale", call.name(), vec![error]);
@@ -214,7 +218,7 @@ fn replicas_of(call: &Call, scale: &Value) -> Result<i32, Status> {
     }
 }
 
-fn scale_of(call: &Call, object: &Value) -> Value {
+pub(crate) fn scale_of(call: &Call, object: &Value) -> Value {
     let metadata = |field: &str| meta::at(object, &["metadata", field]).cloned();
     let mut own = json!({"name": call.name()});
     for field in ["namespace", "uid", "resourceVersion", "creationTimestamp"] {
