@@ -159,7 +159,7 @@ impl ApiServer {
         accept: Accept,
     ) -> Result<Response<Body>, Status> {
         let query = Query::parse(parts.uri.query());
-        let info = RequestInfo::parse(&parts, &query)?;
+        let info = Arc::new(RequestInfo::parse(&parts, &query)?);
         told.about(&info, &query, &parts);
         let user = self.authenticate(&parts, &peer).await?;
         let attributes = attributes(&info, &query, &parts, user);
@@ -230,7 +230,7 @@ impl ApiServer {
 
     async fn dispatch(
         self: Arc<Self>,
-        info: RequestInfo,
+        info: Arc<RequestInfo>,
         query: Query,
         attributes: Attributes,
         parts: Parts,
@@ -245,7 +245,8 @@ impl ApiServer {
                 return self.other(&parts, &query);
             };
             let storage = Arc::clone(&self.storage);
-            let request = EndpointRequest { attributes, rest: info.rest, parts, body, storage, dry_run: false };
+            let rest = info.rest.clone();
+            let request = EndpointRequest { attributes, rest, parts, body, storage, dry_run: false };
             return endpoint.serve(request).await;
         }
         let served = self.catalogue().find(&info.group, &info.version, &info.resource)?;
@@ -254,7 +255,7 @@ impl ApiServer {
             let dry_run = query.get("dryRun").is_some();
             let storage = Arc::clone(&self.storage);
             return endpoint
-                .serve(EndpointRequest { attributes, rest: info.rest, parts, body, storage, dry_run })
+                .serve(EndpointRequest { attributes, rest: info.rest.clone(), parts, body, storage, dry_run })
                 .await;
         }
         check_scope(&served, &info)?;
@@ -315,7 +316,7 @@ impl ApiServer {
 
 /// What is told of a request when it is counted.
 struct Told {
-    info: Option<RequestInfo>,
+    info: Option<Arc<RequestInfo>>,
     path: String,
     applies: bool,
     dry_run: bool,
@@ -332,13 +333,13 @@ impl Default for Told {
 }
 
 impl Told {
-    fn about(&mut self, info: &RequestInfo, query: &Query, parts: &Parts) {
+    fn about(&mut self, info: &Arc<RequestInfo>, query: &Query, parts: &Parts) {
         self.applies = info.verb == "patch" && content_type(&parts.headers).starts_with("application/apply-patch");
         self.dry_run = query.get("dryRun").is_some();
         if !info.resource_request {
             parts.uri.path().clone_into(&mut self.path);
         }
-        self.info = Some(info.clone());
+        self.info = Some(Arc::clone(info));
     }
 }
 

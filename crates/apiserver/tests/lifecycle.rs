@@ -246,3 +246,21 @@ async fn events_expire() {
     assert_eq!(watch.brief().await, "ADDED e");
     assert_eq!(watch.brief().await, "DELETED e");
 }
+
+/// At the end readiness fails, watches end, and what has begun is finished.
+#[tokio::test]
+async fn the_end_is_told_and_nothing_is_broken_off() {
+    let server = start().await;
+    let maps = "/api/v1/namespaces/a/configmaps";
+    let mut watch = server.watch(&format!("{maps}?watch=1")).await;
+    let (mut answer, send) = server.begin("POST", maps);
+    assert!(futures::poll!(&mut answer).is_pending());
+    server.stop.cancel();
+    assert_eq!(watch.brief().await, "end");
+    let ready = server.get("/readyz").await;
+    assert_eq!(ready.code, 500);
+    assert!(String::from_utf8_lossy(&ready.body).contains("[-]shutdown failed: reason withheld\n"));
+    assert_eq!(server.get("/livez").await.code, 200);
+    send.send(json!({"metadata": {"name": "late"}}).to_string()).unwrap();
+    assert_eq!(answer.await.code, 201);
+}

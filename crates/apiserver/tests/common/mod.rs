@@ -6,13 +6,16 @@ use apiserver::storage::Storage;
 use apiserver::transport::InProcess;
 use apiserver::{ApiServer, Chain, Config, open_storage};
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::future::LocalBoxFuture;
+use futures::{FutureExt, StreamExt};
 use http::{HeaderMap, Request};
-use http_body_util::{BodyExt, BodyStream, Full};
+use http_body::Frame;
+use http_body_util::{BodyExt, BodyStream, Full, StreamBody};
 use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;
 use store::embedded;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
@@ -41,7 +44,9 @@ impl Authorizer for AllButNobody {
 pub struct Server {
     pub api: Arc<ApiServer>,
     client: InProcess,
-    stop: CancellationToken,
+    /// Ends the server, and not yet its storage.
+    pub stop: CancellationToken,
+    storage_stop: CancellationToken,
     _folder: tempfile::TempDir,
 }
 
@@ -79,7 +84,8 @@ pub async fn start_on(config: Config, change: impl FnOnce(&Arc<Storage>, &mut Ch
     let folder = tempfile::tempdir().unwrap();
     let store = embedded::Embedded::open(embedded::Config::new(folder.path())).unwrap();
     let stop = CancellationToken::new();
-    let storage = open_storage(Arc::new(store), stop.clone()).await.unwrap();
+    let storage_stop = CancellationToken::new();
+    let storage = open_storage(Arc::new(store), storage_stop.clone()).await.unwrap();
     let mut chain = Chain {
         authenticator: Arc::new(PeerUser),
         authorizer: Arc::new(AllButNobody),
@@ -92,12 +98,13 @@ pub async fn start_on(config: Config, change: impl FnOnce(&Arc<Storage>, &mut Ch
     change(&storage, &mut chain);
     let api = ApiServer::new(config, storage, chain, stop.clone());
     let client = api.service(UserInfo { name: "tester".to_owned(), ..UserInfo::default() });
-    Server { api, client, stop, _folder: folder }
+    Server { api, client, stop, storage_stop, _folder: folder }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
         self.stop.cancel();
+        self.storage_stop.cancel();
     }
 }
 
@@ -126,6 +133,22 @@ impl Server {
         let (parts, body) = response.into_parts();
         let body = tokio::time::timeout(Duration::from_secs(20), body.collect()).await.expect("an answer in time");
         Answer { code: parts.status.as_u16(), headers: parts.headers, body: body.unwrap().to_bytes() }
+    }
+
+    /// Sends a request whose body comes when it is wanted to.
+    pub fn begin(&self, method: &str, path: &str) -> (LocalBoxFuture<'static, Answer>, oneshot::Sender<String>) {
+        let (send, sent) = oneshot::channel::<String>();
+        let frame =
+            async move { Ok::<_, std::convert::Infallible>(Frame::data(sent.await.unwrap_or_default().into())) };
+        let body = StreamBody::new(futures::stream::once(frame).boxed());
+        let request = Request::builder().method(method).uri(path).header("content-type", "application/json");
+        let response = self.client.clone().oneshot(request.body(body).unwrap());
+        let answer = async move {
+            let (parts, body) = response.await.unwrap().into_parts();
+            let body = body.collect().await.unwrap().to_bytes();
+            Answer { code: parts.status.as_u16(), headers: parts.headers, body }
+        };
+        (answer.boxed_local(), send)
     }
 
     pub async fn as_user(&self, user: &str, method: &str, path: &str) -> Answer {

@@ -70,7 +70,9 @@ pub(super) async fn start(
     write_kubeconfig(config, folder, pki)?;
     let path = folder.part("store");
     let store = tokio::task::spawn_blocking(move || Embedded::open(store::embedded::Config::new(path))).await??;
-    let storage = apiserver::open_storage(Arc::new(store), token.clone()).await.context("cannot read the store")?;
+    // What has begun when everything is told to end is still written and shown.
+    let served = CancellationToken::new();
+    let storage = apiserver::open_storage(Arc::new(store), served.clone()).await.context("cannot read the store")?;
     let bootstrap = apiserver::bootstrap::Bootstrap {
         kubernetes_ip: config.kubernetes_ip(),
         service_cidr: config.service_cidr.to_string(),
@@ -96,7 +98,11 @@ pub(super) async fn start(
         let peer = Peer { address: Some(peer.address), certificate: peer.certificate, user: None };
         serving.handle(request, peer)
     };
-    parts.run_once("apiserver", serve::serve(listener, Some(Arc::new(tls)), serve::Limits::default(), handler, token));
+    let serving = serve::serve(listener, Some(Arc::new(tls)), serve::Limits::default(), handler, token);
+    parts.run_once("apiserver", async move {
+        serving.await;
+        served.cancel();
+    });
     let renewing = Arc::clone(pki);
     parts.run("certificates", move |token| renew(Arc::clone(&renewing), token));
     Ok(api)
