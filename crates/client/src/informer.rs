@@ -53,8 +53,78 @@ impl<K> Clone for Delta<K> {
     }
 }
 
+/// The objects of a kind by their keys, in this order.
+type Objects<K> = BTreeMap<String, Arc<K>>;
+
+/// All objects, and by whom they are controlled once somebody asks.
+struct Cache<K> {
+    objects: Objects<K>,
+    /// By namespace, then by the uid of the controller; empty for what has none.
+    controlled: Option<HashMap<String, HashMap<String, Objects<K>>>>,
+}
+
+impl<K: Kind> Cache<K> {
+    fn insert(&mut self, key: String, object: Arc<K>) -> Option<Arc<K>> {
+        let old = self.objects.insert(key.clone(), Arc::clone(&object));
+        if let Some(index) = &mut self.controlled {
+            if let Some(old) = &old {
+                forget(index, &key, &**old);
+            }
+            note(index, key, object);
+        }
+        old
+    }
+
+    fn remove(&mut self, key: &str) {
+        let old = self.objects.remove(key);
+        if let (Some(index), Some(old)) = (&mut self.controlled, old) {
+            forget(index, key, &*old);
+        }
+    }
+
+    fn replace(&mut self, objects: Objects<K>) -> Objects<K> {
+        let old = std::mem::replace(&mut self.objects, objects);
+        if self.controlled.take().is_some() {
+            self.build();
+        }
+        old
+    }
+
+    fn build(&mut self) {
+        let mut index = HashMap::new();
+        self.objects.iter().for_each(|(key, object)| note(&mut index, key.clone(), Arc::clone(object)));
+        self.controlled = Some(index);
+    }
+}
+
+/// Namespace, and the uid of the controller.
+fn places<K: Kind>(object: &K) -> (&str, &str) {
+    let meta = object.meta();
+    let controller = meta.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
+    (meta.namespace.as_deref().unwrap_or_default(), controller.map_or("", |owner| &owner.uid))
+}
+
+fn note<K: Kind>(index: &mut HashMap<String, HashMap<String, Objects<K>>>, key: String, object: Arc<K>) {
+    let (namespace, controller) = places(&*object);
+    let in_namespace = index.entry(namespace.to_owned()).or_default();
+    in_namespace.entry(controller.to_owned()).or_default().insert(key, object);
+}
+
+fn forget<K: Kind>(index: &mut HashMap<String, HashMap<String, Objects<K>>>, key: &str, object: &K) {
+    let (namespace, controller) = places(object);
+    let Some(in_namespace) = index.get_mut(namespace) else { return };
+    let Some(objects) = in_namespace.get_mut(controller) else { return };
+    objects.remove(key);
+    if objects.is_empty() {
+        in_namespace.remove(controller);
+        if in_namespace.is_empty() {
+            index.remove(namespace);
+        }
+    }
+}
+
 struct Shared<K> {
-    objects: RwLock<BTreeMap<String, Arc<K>>>,
+    cache: RwLock<Cache<K>>,
     synced: watch::Sender<bool>,
     deltas: broadcast::Sender<Delta<K>>,
 }
@@ -73,28 +143,46 @@ impl<K> Clone for Informer<K> {
 impl<K: Kind> Informer<K> {
     /// One object, by `namespace/name` or `name`.
     pub fn get(&self, key: &str) -> Option<Arc<K>> {
-        self.shared.objects.read().get(key).cloned()
+        self.shared.cache.read().objects.get(key).cloned()
     }
 
     /// All objects, in the order of their keys.
     pub fn list(&self) -> Vec<Arc<K>> {
-        self.shared.objects.read().values().cloned().collect()
+        self.shared.cache.read().objects.values().cloned().collect()
     }
 
     /// All objects of a namespace.
     pub fn list_in(&self, namespace: &str) -> Vec<Arc<K>> {
         let prefix = format!("{namespace}/");
-        let objects = self.shared.objects.read();
-        objects
+        let cache = self.shared.cache.read();
+        cache
+            .objects
             .range(prefix.clone()..)
             .take_while(|(k, _)| k.starts_with(&prefix))
             .map(|(_, o)| Arc::clone(o))
             .collect()
     }
 
+    /// The objects of a namespace that have the controller with this uid, or none if it is empty. The first call builds an
+    /// index (about 100 bytes an object); from then on this reads only what it gives.
+    pub fn controlled(&self, namespace: &str, uid: &str) -> Vec<Arc<K>> {
+        let find = |index: &HashMap<String, HashMap<String, Objects<K>>>| -> Vec<Arc<K>> {
+            let found = index.get(namespace).and_then(|in_namespace| in_namespace.get(uid));
+            found.into_iter().flat_map(|objects| objects.values().cloned()).collect()
+        };
+        if let Some(index) = &self.shared.cache.read().controlled {
+            return find(index);
+        }
+        let mut cache = self.shared.cache.write();
+        if cache.controlled.is_none() {
+            cache.build();
+        }
+        cache.controlled.as_ref().map(find).unwrap_or_default()
+    }
+
     /// Number of objects.
     pub fn len(&self) -> usize {
-        self.shared.objects.read().len()
+        self.shared.cache.read().objects.len()
     }
 
     /// True when there are none.
@@ -115,7 +203,7 @@ impl<K: Kind> Informer<K> {
 
     fn new() -> Informer<K> {
         let shared = Shared {
-            objects: RwLock::default(),
+            cache: RwLock::new(Cache { objects: Objects::new(), controlled: None }),
             synced: watch::Sender::new(false),
             deltas: broadcast::Sender::new(DELTAS),
         };
@@ -124,19 +212,19 @@ impl<K: Kind> Informer<K> {
 
     fn apply(&self, object: K) {
         let new = Arc::new(object);
-        let old = self.shared.objects.write().insert(crate::key(&*new), Arc::clone(&new));
+        let old = self.shared.cache.write().insert(crate::key(&*new), Arc::clone(&new));
         // Nobody listening is no error.
         let _ = self.shared.deltas.send(Delta::Applied { old, new });
     }
 
     fn delete(&self, object: K) {
-        self.shared.objects.write().remove(&crate::key(&object));
+        self.shared.cache.write().remove(&crate::key(&object));
         let _ = self.shared.deltas.send(Delta::Deleted(Arc::new(object)));
     }
 
     /// A new list replaces all; what differs is sent as deltas.
-    fn replace(&self, listed: BTreeMap<String, Arc<K>>) {
-        let old = std::mem::replace(&mut *self.shared.objects.write(), listed.clone());
+    fn replace(&self, listed: Objects<K>) {
+        let old = self.shared.cache.write().replace(listed.clone());
         for (key, object) in &old {
             if !listed.contains_key(key) {
                 let _ = self.shared.deltas.send(Delta::Deleted(Arc::clone(object)));
@@ -235,5 +323,39 @@ impl<K: Kind> Informer<K> {
     /// Deltas as a stream; `None` means some were lost: read the cache again.
     pub fn deltas(&self) -> impl futures::Stream<Item = Option<Delta<K>>> + Send + use<K> {
         tokio_stream::wrappers::BroadcastStream::new(self.subscribe()).map(Result::ok)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::core::v1::Pod;
+    use serde_json::json;
+
+    fn pod(namespace: &str, name: &str, controller: &str) -> Pod {
+        let owner =
+            json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r", "uid": controller, "controller": true});
+        let owners = if controller.is_empty() { json!([]) } else { json!([owner]) };
+        let object = json!({"metadata": {"namespace": namespace, "name": name, "ownerReferences": owners}});
+        serde_json::from_value(object).unwrap()
+    }
+
+    #[test]
+    fn objects_are_found_by_their_controller() {
+        let informer = Informer::<Pod>::new();
+        let names = |namespace: &str, uid: &str| -> Vec<String> {
+            informer.controlled(namespace, uid).iter().filter_map(|pod| pod.metadata.name.clone()).collect()
+        };
+        informer.apply(pod("n", "a", "x"));
+        assert_eq!(names("n", "x"), ["a"], "the index has what was there before it");
+        informer.apply(pod("n", "b", "x"));
+        informer.apply(pod("n", "c", ""));
+        informer.apply(pod("other", "d", "x"));
+        assert_eq!((names("n", "x"), names("n", "")), (vec!["a".into(), "b".into()], vec!["c".into()]));
+        informer.apply(pod("n", "a", ""));
+        informer.delete(pod("n", "b", "x"));
+        assert_eq!((names("n", "x"), names("n", "")), (vec![], vec!["a".into(), "c".into()]));
+        informer.replace(Objects::from([("n/e".to_owned(), Arc::new(pod("n", "e", "x")))]));
+        assert_eq!((names("n", "x"), names("n", ""), names("other", "x")), (vec!["e".into()], vec![], vec![]));
     }
 }

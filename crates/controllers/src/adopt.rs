@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use client::Kind;
+use client::{Informer, Kind};
 use k8s_openapi::NamespaceResourceScope;
 use kube::Resource;
 use kube::api::{Patch, PatchParams};
@@ -11,22 +11,25 @@ use serde_json::json;
 use crate::control::{Error, Shared, Step, code};
 use crate::owner::{self, Claim};
 
-/// Of `objects`, those that `owner` controls after it has adopted and released what it should.
+/// The objects that `owner` controls after it has adopted and released what it should. Objects of other controllers are not
+/// looked at.
 ///
 /// Before it adopts, the owner is read from the API itself: a cache may show one that is gone already.
 pub(crate) async fn claim_all<O, K>(
     shared: &Shared,
     owner: &O,
-    objects: Vec<Arc<K>>,
+    all: &Informer<K>,
     matches: impl Fn(&K) -> bool,
 ) -> Result<Vec<Arc<K>>, Error>
 where
     O: Kind + Resource<Scope = NamespaceResourceScope>,
     K: Kind + Resource<Scope = NamespaceResourceScope>,
 {
+    let namespace = owner.meta().namespace.as_deref().unwrap_or_default();
     let mut owned = Vec::new();
     let mut checked = false;
-    for object in objects {
+    let mine = all.controlled(namespace, owner.meta().uid.as_deref().unwrap_or_default());
+    for object in mine.into_iter().chain(all.controlled(namespace, "")) {
         match owner::claim(owner.meta(), object.meta(), matches(&object)) {
             Claim::Foreign => {}
             Claim::Owned => owned.push(object),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use client::{Client, Delta, Informer, Informers, Kind, Recorder, WorkQueue};
 use futures::future::BoxFuture;
 use kube::Api;
+use tokio::sync::Semaphore;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -99,7 +100,13 @@ pub(crate) struct Shared {
     pub(crate) informers: Informers,
     pub(crate) token: CancellationToken,
     pub(crate) tasks: TaskTracker,
+    /// Pods being made and deleted, of all controllers: more at a time than the API server works on would only wait there, and be
+    /// refused when too many wait.
+    pub(crate) pod_calls: Semaphore,
 }
+
+/// How many [`Shared::pod_calls`] there are.
+pub(crate) const POD_CALLS: usize = 64;
 
 impl Shared {
     /// The typed API of one namespace.

@@ -87,6 +87,7 @@ impl For<'_> {
 
     async fn create_one(&self, mut pod: Pod) -> Result<(), Error> {
         let api = self.shared.api::<Pod>(self.namespace);
+        let _turn = self.shared.pod_calls.acquire().await;
         loop {
             let name = pod.metadata.name.clone().unwrap_or_default();
             match api.create(&PostParams::default(), &pod).await {
@@ -131,6 +132,7 @@ impl For<'_> {
         let name = pod.metadata.name.clone().unwrap_or_default();
         let exactly = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
         let how = DeleteParams::default().preconditions(exactly);
+        let _turn = self.shared.pod_calls.acquire().await;
         match self.shared.api::<Pod>(self.namespace).delete(&name, &how).await {
             Ok(_) => {
                 self.recorder.event(self.owner, EventType::Normal, "SuccessfulDelete", format!("Deleted pod: {name}"));

@@ -45,10 +45,11 @@ use std::sync::Arc;
 use client::{Client, Informers};
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::ReplicationController;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::control::Shared;
+use crate::control::{POD_CALLS, Shared};
 
 /// What the controllers are given.
 pub struct Config {
@@ -66,7 +67,8 @@ pub struct Config {
 pub async fn run(config: Config, token: CancellationToken) {
     let informers = Informers::new(config.client.clone(), token.clone());
     let tasks = TaskTracker::new();
-    let shared = Arc::new(Shared { client: config.client, informers, token: token.clone(), tasks });
+    let pod_calls = Semaphore::new(POD_CALLS);
+    let shared = Arc::new(Shared { client: config.client, informers, token: token.clone(), tasks, pod_calls });
     furnish::start(&shared, config.root_ca_pem);
     deployment::start(&shared);
     replicas::start::<ReplicaSet>(&shared);

@@ -1,7 +1,7 @@
 //! Pods that want to be near other pods, or away from them.
 //!
-//! Counted once for a decision, by topology domain; a pod without such rules costs nothing but a look at the pods that
-//! repel others.
+//! Counted once for a decision, by topology domain; a pod without such rules costs nothing but a look at the nodes with pods
+//! that repel others.
 
 use std::collections::HashMap;
 
@@ -64,14 +64,17 @@ impl Affinity {
         let labels = pod.metadata.labels.clone().unwrap_or_default();
         all.attracts_itself = all.wants.iter().all(|t| means(view, t, namespace, namespace, &labels));
         let indifferent = all.wants.is_empty() && all.shuns.is_empty() && likes.is_empty() && dislikes.is_empty();
+        for node in view.repelling_nodes() {
+            node.pods.values().for_each(|other| all.count_repelled(view, node, other, namespace, &labels));
+        }
+        if indifferent {
+            return all;
+        }
         for node in view.nodes() {
             for other in node.pods.values() {
-                all.count_repelled(view, node, other, namespace, &labels);
-                if !indifferent {
-                    all.count(view, node, other, namespace);
-                    all.weigh(view, node, other, namespace, &likes, 1);
-                    all.weigh(view, node, other, namespace, &dislikes, -1);
-                }
+                all.count(view, node, other, namespace);
+                all.weigh(view, node, other, namespace, &likes, 1);
+                all.weigh(view, node, other, namespace, &dislikes, -1);
             }
         }
         all

@@ -31,7 +31,7 @@ pub(crate) enum Decision {
 
 /// Decides about `pod`. `turn` moves the starting point on large clusters, so that all nodes are looked at in time.
 pub(crate) fn decide(view: &mut ClusterView, pod: &Pod, turn: &mut usize) -> Decision {
-    let total = view.nodes().count();
+    let total = view.node_count();
     if total == 0 {
         let message = "no nodes available to schedule pods".to_owned();
         return Decision::Wait { message, class: Class::ANY, preempt: None };

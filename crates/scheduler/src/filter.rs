@@ -65,12 +65,12 @@ pub(crate) struct Wish<'a> {
     pub(crate) requests: Resources,
     pub(crate) ports: Vec<HostPort>,
     pub(crate) affinity: Affinity,
-    pub(crate) spread: Spread,
+    pub(crate) spread: Spread<'a>,
 }
 
 impl<'a> Wish<'a> {
     /// Works out what `pod` needs in the cluster as it is.
-    pub(crate) fn of(view: &ClusterView, pod: &'a Pod) -> Wish<'a> {
+    pub(crate) fn of(view: &'a ClusterView, pod: &'a Pod) -> Wish<'a> {
         let spec = pod.spec.as_ref().map_or_else(|| Cow::Owned(PodSpec::default()), Cow::Borrowed);
         Wish {
             requests: resources::requests(&spec),

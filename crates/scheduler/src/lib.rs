@@ -15,6 +15,7 @@ mod affinity;
 mod carry_out;
 mod decide;
 mod filter;
+mod index;
 mod preempt;
 mod queue;
 mod resources;

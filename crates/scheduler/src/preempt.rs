@@ -25,7 +25,7 @@ pub(crate) fn preempt(
     if let Some(reason) = ineligible(view, pod) {
         return (None, format!("preemption: {reason}"));
     }
-    let total = view.nodes().count();
+    let total = view.node_count();
     let mut candidates = Vec::new();
     let mut outcomes = Vec::new();
     for (node, rejection) in rejections {

@@ -3,7 +3,7 @@
 //! Pure: time is handed in. A pod is in one state; the heaps hold hints that are checked against it when they come up.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -56,6 +56,8 @@ pub(crate) struct Queue {
     entries: HashMap<String, Entry>,
     active: BinaryHeap<(i32, Reverse<u64>, String)>,
     later: BinaryHeap<Reverse<(Instant, String)>>,
+    /// Every blocked pod, and some that no longer are.
+    blocked: HashSet<String>,
     next_order: u64,
 }
 
@@ -121,6 +123,7 @@ impl Queue {
         if let Some(entry) = self.entries.get_mut(uid) {
             entry.state = State::Blocked(class, now);
             self.later.push(Reverse((now + BLOCKED_MAX, uid.to_owned())));
+            self.blocked.insert(uid.to_owned());
         }
     }
 
@@ -135,9 +138,18 @@ impl Queue {
 
     /// Something changed: pods blocked by its class may be tried again (after their back-off).
     pub(crate) fn wake(&mut self, class: Class, now: Instant) {
-        let blocked = self.entries.iter().filter(|(_, e)| matches!(e.state, State::Blocked(c, _) if c.meets(class)));
-        let keys: Vec<String> = blocked.map(|(k, _)| k.clone()).collect();
-        keys.iter().for_each(|k| self.wake_one(k, now));
+        let mut woken = Vec::new();
+        self.blocked.retain(|uid| match self.entries.get(uid).map(|entry| entry.state) {
+            Some(State::Blocked(by, _)) if !by.meets(class) => true,
+            Some(State::Blocked(..)) => {
+                woken.push(uid.clone());
+                false
+            }
+            _ => false,
+        });
+        // Of equals the one that came first is tried first.
+        woken.sort_by_key(|uid| self.entries.get(uid).map(|entry| entry.order));
+        woken.iter().for_each(|uid| self.wake_one(uid, now));
     }
 
     /// When [`Queue::pop`] may next give something it does not give now.

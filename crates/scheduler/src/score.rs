@@ -89,9 +89,8 @@ fn preferred_node(wish: &Wish<'_>, node: &NodeView) -> f64 {
 fn image_locality(view: &ClusterView, wish: &Wish<'_>, nodes: &[&NodeView]) -> Vec<f64> {
     let containers = wish.spec.containers.iter().chain(wish.spec.init_containers.iter().flatten());
     let images: Vec<String> = containers.filter_map(|c| c.image.as_deref()).map(full_name).collect();
-    let total = view.nodes().count().max(1) as f64;
-    let share: Vec<f64> =
-        images.iter().map(|i| view.nodes().filter(|n| n.images.contains_key(i)).count() as f64 / total).collect();
+    let total = view.node_count().max(1) as f64;
+    let share: Vec<f64> = images.iter().map(|i| view.nodes_with_image(i) as f64 / total).collect();
     let most = IMAGE_BYTES_MAX * images.len().max(1) as f64;
     each(nodes, |node| {
         let present = images.iter().zip(&share).map(|(i, s)| node.images.get(i).copied().unwrap_or(0) as f64 * s);

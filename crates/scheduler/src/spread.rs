@@ -5,11 +5,9 @@ use std::collections::HashMap;
 use k8s_openapi::api::core::v1::{Pod, PodSpec, TopologySpreadConstraint};
 
 use crate::filter::{Class, Rejection};
+use crate::index::Domains;
 use crate::view::{ClusterView, Labels, NodeView, Placed, controller};
 use client::select::{matches, node_wanted, tolerated};
-
-const HOSTNAME: &str = "kubernetes.io/hostname";
-const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// One constraint, and the matching pods in each value of its topology key.
 #[derive(Debug)]
@@ -21,16 +19,16 @@ struct Counted {
 
 /// The spread constraints of one pod, counted.
 #[derive(Debug, Default)]
-pub(crate) struct Spread {
+pub(crate) struct Spread<'a> {
     hard: Vec<Counted>,
     soft: Vec<Counted>,
-    /// Pods of the same owner, by node and by zone: used where the pod says nothing itself.
-    siblings: HashMap<(&'static str, String), i64>,
+    /// Pods of the same owner: used where the pod says nothing itself.
+    siblings: Option<&'a Domains>,
 }
 
-impl Spread {
+impl<'a> Spread<'a> {
     /// Counts what concerns `pod`.
-    pub(crate) fn of(view: &ClusterView, pod: &Pod) -> Spread {
+    pub(crate) fn of(view: &'a ClusterView, pod: &Pod) -> Spread<'a> {
         let empty = PodSpec::default();
         let spec = pod.spec.as_ref().unwrap_or(&empty);
         let constraints = spec.topology_spread_constraints.as_deref().unwrap_or_default();
@@ -41,25 +39,9 @@ impl Spread {
             if hard { spread.hard.push(counted) } else { spread.soft.push(counted) }
         }
         if constraints.is_empty() {
-            spread.count_siblings(view, pod);
+            spread.siblings = controller(pod).and_then(|owner| view.siblings(&owner));
         }
         spread
-    }
-
-    fn count_siblings(&mut self, view: &ClusterView, pod: &Pod) {
-        let owner = controller(pod);
-        if owner.is_none() {
-            return;
-        }
-        for node in view.nodes() {
-            let here = node.pods.values().filter(|p| p.owner == owner && !p.terminating).count();
-            for key in [HOSTNAME, ZONE] {
-                if let Some(value) = node.labels.get(key).filter(|_| here > 0) {
-                    let slot = self.siblings.entry((key, value.clone())).or_default();
-                    *slot += i64::try_from(here).unwrap_or(i64::MAX);
-                }
-            }
-        }
     }
 
     /// Whether the pod on `node` keeps every hard constraint.
@@ -85,16 +67,13 @@ impl Spread {
             let here = node.labels.get(&c.constraint.topology_key).and_then(|v| c.counts.get(v)).copied().unwrap_or(0);
             number(here) * number(i64::try_from(c.counts.len()).unwrap_or(1) + 2).ln()
         });
-        let siblings = [HOSTNAME, ZONE].into_iter().map(|key| {
-            let value = node.labels.get(key).cloned().unwrap_or_default();
-            number(self.siblings.get(&(key, value)).copied().unwrap_or(0))
-        });
-        soft.chain(siblings).sum()
+        let (host, zone) = self.siblings.map_or((0, 0), |domains| domains.around(node));
+        soft.sum::<f64>() + number(host) + number(zone)
     }
 
     /// Whether crowding says anything about this pod.
     pub(crate) fn prefers(&self) -> bool {
-        !self.soft.is_empty() || !self.siblings.is_empty()
+        !self.soft.is_empty() || self.siblings.is_some()
     }
 }
 

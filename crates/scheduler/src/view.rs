@@ -5,8 +5,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use k8s_openapi::api::core::v1::{Node, Pod, PodAffinityTerm, Taint};
+use k8s_openapi::api::core::v1::{Node, Pod, PodAffinityTerm, PodSpec, Taint};
 
+use crate::index::{Domains, Index};
 use crate::resources::{self, Resources};
 
 pub(crate) use client::select::Labels;
@@ -51,7 +52,8 @@ pub(crate) struct Placed {
 impl Placed {
     /// The facts about a pod that matter once it has a node.
     pub(crate) fn of(pod: &Pod) -> Placed {
-        let spec = pod.spec.clone().unwrap_or_default();
+        let nothing = PodSpec::default();
+        let spec = pod.spec.as_ref().unwrap_or(&nothing);
         let meta = &pod.metadata;
         let started = pod.status.as_ref().and_then(|s| s.start_time.as_ref());
         let anti = spec.affinity.as_ref().and_then(|a| a.pod_anti_affinity.as_ref());
@@ -61,8 +63,8 @@ impl Placed {
             namespace: meta.namespace.clone().unwrap_or_default(),
             name: meta.name.clone().unwrap_or_default(),
             labels: meta.labels.clone().unwrap_or_default(),
-            requests: resources::requests(&spec),
-            scored: resources::requests_for_scoring(&spec),
+            requests: resources::requests(spec),
+            scored: resources::requests_for_scoring(spec),
             ports: host_ports(pod),
             priority: spec.priority.unwrap_or(0),
             started: started.map_or(0, |t| t.0.as_second()),
@@ -133,6 +135,7 @@ impl NodeView {
 #[derive(Debug, Default)]
 pub(crate) struct ClusterView {
     nodes: BTreeMap<String, NodeView>,
+    index: Index,
     /// The node of each placed pod, by uid.
     places: HashMap<String, String>,
     /// Labels of namespaces, for affinity that selects them.
@@ -145,6 +148,26 @@ impl ClusterView {
     /// The nodes the API has, by name.
     pub(crate) fn nodes(&self) -> impl Iterator<Item = &NodeView> {
         self.nodes.values().filter(|n| n.exists)
+    }
+
+    /// How many nodes the API has.
+    pub(crate) fn node_count(&self) -> usize {
+        self.index.nodes()
+    }
+
+    /// How many nodes have an image.
+    pub(crate) fn nodes_with_image(&self, name: &str) -> usize {
+        self.index.nodes_with_image(name)
+    }
+
+    /// The nodes with pods that keep others away.
+    pub(crate) fn repelling_nodes(&self) -> impl Iterator<Item = &NodeView> {
+        self.index.repelling().filter_map(|name| self.node(name))
+    }
+
+    /// Where the pods of a controller run.
+    pub(crate) fn siblings(&self, controller: &str) -> Option<&Domains> {
+        self.index.siblings(controller)
     }
 
     /// One node.
@@ -172,15 +195,23 @@ impl ClusterView {
             || known.taints != fresh.taints
             || known.unschedulable != fresh.unschedulable
             || known.allocatable != fresh.allocatable;
+        let indexed = !known.exists || known.labels != fresh.labels || known.images != fresh.images;
+        if indexed {
+            self.index.remove_node(known);
+        }
         let running =
             (std::mem::take(&mut known.used), std::mem::take(&mut known.scored), std::mem::take(&mut known.pods));
         *known = NodeView { used: running.0, scored: running.1, pods: running.2, ..fresh };
+        if indexed {
+            self.index.add_node(known);
+        }
         changed
     }
 
     /// The node is gone; pods that still name it are remembered.
     pub(crate) fn remove_node(&mut self, name: &str) {
         let Some(node) = self.nodes.get_mut(name) else { return };
+        self.index.remove_node(node);
         node.exists = false;
         if node.pods.is_empty() {
             self.nodes.remove(name);
@@ -200,7 +231,12 @@ impl ClusterView {
         }
         self.nominated.remove(&pod.uid);
         self.places.insert(pod.uid.clone(), node.to_owned());
-        self.nodes.entry(node.to_owned()).or_default().add(pod);
+        let view = self.nodes.entry(node.to_owned()).or_default();
+        if let Some(before) = view.remove(&pod.uid) {
+            self.index.remove_pod(view, &before);
+        }
+        self.index.add_pod(view, &pod);
+        view.add(pod);
     }
 
     /// The pod ended, is gone, or could not be bound; says whether it had a place.
@@ -208,7 +244,9 @@ impl ClusterView {
         self.nominated.remove(uid);
         let Some(node) = self.places.remove(uid) else { return false };
         if let Some(view) = self.nodes.get_mut(&node) {
-            view.remove(uid);
+            if let Some(pod) = view.remove(uid) {
+                self.index.remove_pod(view, &pod);
+            }
             if !view.exists && view.pods.is_empty() {
                 self.nodes.remove(&node);
             }

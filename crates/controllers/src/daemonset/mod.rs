@@ -178,7 +178,6 @@ impl Controller for DaemonSets {
         if set.metadata.deletion_timestamp.is_some() {
             return Ok(());
         }
-        let namespace = set.metadata.namespace.as_deref().unwrap_or_default();
         let collisions = set.status.as_ref().and_then(|s| s.collision_count);
         let known = history::of(&self.revisions, &*set);
         let current = history::current(&self.shared, &*set, &set.spec.template, collisions, &known).await?;
@@ -189,7 +188,7 @@ impl Controller for DaemonSets {
         };
         let hash = history::hash(&current).to_owned();
         let matches = |p: &Pod| select::matches(&set.spec.selector, p.metadata.labels.as_ref());
-        let owned = claim_all(&self.shared, &*set, self.pods.list_in(namespace), matches).await?;
+        let owned = claim_all(&self.shared, &*set, &self.pods, matches).await?;
         let plan = plan::plan(&set, &self.nodes.list(), &owned, &hash, Timestamp::now());
         let uid = set.metadata.uid.as_deref().unwrap_or_default();
         let outcome = if self.expectations.satisfied(uid) { self.carry_out(&set, &plan, &hash).await } else { Ok(()) };

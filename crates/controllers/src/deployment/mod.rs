@@ -92,11 +92,9 @@ impl Deployments {
         }
         let current =
             |s: &ReplicaSet| s.spec.template.as_ref().is_some_and(|t| revision::same_template(t, &d.spec.template));
-        let old: Vec<Option<&str>> = sets.iter().filter(|s| !current(s)).map(|s| s.metadata.uid.as_deref()).collect();
-        let all = self.pods.list_in(d.metadata.namespace.as_deref().unwrap_or_default());
-        all.iter()
-            .filter(|p| !pods::is_finished(p))
-            .any(|p| old.contains(&owner::controller(&p.metadata).map(|o| o.uid.as_str())))
+        let namespace = d.metadata.namespace.as_deref().unwrap_or_default();
+        let old = sets.iter().filter(|s| !current(s)).filter_map(|s| s.metadata.uid.as_deref());
+        old.flat_map(|uid| self.pods.controlled(namespace, uid)).any(|p| !pods::is_finished(&p))
     }
 
     async fn apply(&self, d: &Deployment, action: Action, status: &mut DeploymentStatus) -> Result<(), Error> {
@@ -188,9 +186,8 @@ impl Controller for Deployments {
             self.recorder.event(&reference(&*d), EventType::Warning, "SelectingAll", text);
             return Ok(());
         }
-        let namespace = d.metadata.namespace.as_deref().unwrap_or_default();
         let matches = |s: &ReplicaSet| select::matches(&d.spec.selector, s.metadata.labels.as_ref());
-        let sets = claim_all(&self.shared, &*d, self.sets.list_in(namespace), matches).await?;
+        let sets = claim_all(&self.shared, &*d, &self.sets, matches).await?;
         let plan = plan::plan(&d, &sets, self.old_pods_running(&d, &sets), Timestamp::now());
         let mut status = plan.status;
         let mut outcome = Ok(());

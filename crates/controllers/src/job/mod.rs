@@ -225,7 +225,7 @@ impl Controller for Jobs {
         let uid = job.metadata.uid.as_deref().unwrap_or_default();
         let Some(selector) = plan::spec(&job).selector.as_ref().filter(|s| !select::is_empty(s)) else { return Ok(()) };
         let matches = |p: &Pod| select::matches(selector, p.metadata.labels.as_ref());
-        let owned = claim_all(&self.shared, &*job, self.pods.list_in(namespace), matches).await?;
+        let owned = claim_all(&self.shared, &*job, &self.pods, matches).await?;
         if is_finished(&job) || job.metadata.deletion_timestamp.is_some() {
             let tracked: Vec<_> = owned.into_iter().filter(|p| is_tracked(p)).collect();
             return self.release_all(uid, &tracked).await;

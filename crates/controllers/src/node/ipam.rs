@@ -1,6 +1,6 @@
 //! Each node gets a range of pod addresses of its own, cut from the cluster's.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -19,8 +19,13 @@ pub(super) struct Pool {
     v6: bool,
     prefix: u8,
     mask: u8,
-    /// Owner by number of the range.
+    /// Owners by number of the range, and the other way round.
     taken: HashMap<u128, String>,
+    numbers: HashMap<String, u128>,
+    /// No range before this one is free.
+    next: u128,
+    /// Nodes that found no range left.
+    waiting: BTreeSet<String>,
 }
 
 impl Pool {
@@ -34,11 +39,16 @@ impl Pool {
         if mask < prefix || mask > bits || mask - prefix > 64 {
             return Err("the size of a node's pod range does not fit the cluster's");
         }
-        Ok(Some(Pool { base, v6, prefix, mask, taken: HashMap::new() }))
+        let (taken, numbers) = (HashMap::new(), HashMap::new());
+        Ok(Some(Pool { base, v6, prefix, mask, taken, numbers, next: 0, waiting: BTreeSet::new() }))
     }
 
     fn shift(&self) -> u32 {
         u32::from(if self.v6 { 128 } else { 32 } - self.mask)
+    }
+
+    fn count(&self) -> u128 {
+        1 << (self.mask - self.prefix)
     }
 
     /// Notes that `owner` has `range`; ranges of other pools are ignored.
@@ -46,18 +56,31 @@ impl Pool {
         let Some((base, v6, prefix)) = parse(range) else { return };
         if v6 == self.v6 && prefix == self.mask && base >= self.base {
             let number = (base - self.base) >> self.shift();
-            if number < 1_u128 << (self.mask - self.prefix) {
-                self.taken.insert(number, owner.to_owned());
+            if number < self.count() {
+                self.note(number, owner);
             }
         }
     }
 
-    /// The range of `owner`: the one it has, or the first free one. `None` when all are taken.
-    fn take(&mut self, owner: &str) -> Option<String> {
-        let mine = self.taken.iter().find(|(_, o)| *o == owner).map(|(n, _)| *n);
-        let count = 1_u128 << (self.mask - self.prefix);
-        let number = mine.or_else(|| (0..count).find(|n| !self.taken.contains_key(n)))?;
+    fn note(&mut self, number: u128, owner: &str) {
+        self.waiting.remove(owner);
         self.taken.insert(number, owner.to_owned());
+        self.numbers.insert(owner.to_owned(), number);
+    }
+
+    /// The range of `owner`: the one it has, or the first free one. `None` when all are taken: the owner waits then.
+    fn take(&mut self, owner: &str) -> Option<String> {
+        let number = match self.numbers.get(owner) {
+            Some(mine) => *mine,
+            None => match self.first_free() {
+                Some(free) => free,
+                None => {
+                    self.waiting.insert(owner.to_owned());
+                    return None;
+                }
+            },
+        };
+        self.note(number, owner);
         let address = self.base + (number << self.shift());
         let address = match u32::try_from(address) {
             Ok(v4) if !self.v6 => IpAddr::from(v4.to_be_bytes()),
@@ -66,8 +89,23 @@ impl Pool {
         Some(format!("{address}/{}", self.mask))
     }
 
-    fn free(&mut self, owner: &str) {
-        self.taken.retain(|_, o| o != owner);
+    fn first_free(&mut self) -> Option<u128> {
+        while self.next < self.count() && self.taken.contains_key(&self.next) {
+            self.next += 1;
+        }
+        Some(self.next).filter(|next| *next < self.count())
+    }
+
+    /// The owner is gone: its range is free. Says who of those that wait can have a range now.
+    fn free(&mut self, owner: &str) -> Option<String> {
+        self.waiting.remove(owner);
+        if let Some(number) = self.numbers.remove(owner)
+            && self.taken.get(&number).is_some_and(|other| other == owner)
+        {
+            self.taken.remove(&number);
+            self.next = self.next.min(number);
+        }
+        self.first_free().and_then(|_| self.waiting.pop_first())
     }
 }
 
@@ -87,20 +125,23 @@ struct Ipam {
     shared: Arc<Shared>,
     nodes: Informer<Node>,
     recorder: Recorder,
+    queue: Arc<Queue>,
     pool: Mutex<Pool>,
 }
 
 /// Starts the controller.
 pub(super) fn start(shared: &Arc<Shared>, pool: Pool) {
     let nodes: Informer<Node> = shared.informers.all();
+    let queue = Arc::new(Queue::new());
     let ipam = Ipam {
         shared: Arc::clone(shared),
         nodes: nodes.clone(),
+        queue: Arc::clone(&queue),
         recorder: shared.recorder("cidrAllocator"),
         pool: Mutex::new(pool),
     };
     // One at a time: all marks of existing nodes are made (in `all`) before the first range is given out.
-    Loop::new(shared, ipam, Arc::new(Queue::new())).on_own(&nodes).start(1);
+    Loop::new(shared, ipam, queue).on_own(&nodes).start(1);
 }
 
 fn range_of(node: &Node) -> Option<&str> {
@@ -123,17 +164,25 @@ impl Controller for Ipam {
 
     async fn reconcile(&self, name: &str) -> Result<(), Error> {
         let Some(node) = self.nodes.get(name) else {
-            self.pool.lock().free(name);
+            let waiting = self.pool.lock().free(name);
+            waiting.into_iter().for_each(|next| self.queue.add(next));
             return Ok(());
         };
         if let Some(range) = range_of(&node) {
             self.pool.lock().mark(range, name);
             return Ok(());
         }
-        let Some(range) = self.pool.lock().take(name) else {
-            let text = format!("Node {name} status is now: CIDRNotAvailable");
-            self.recorder.event(&reference(&*node), EventType::Normal, "CIDRNotAvailable", text);
-            return Err(Error::Unusable(format!("no pod range is left for node {name}")));
+        let (told, range) = {
+            let mut pool = self.pool.lock();
+            (pool.waiting.contains(name), pool.take(name))
+        };
+        let Some(range) = range else {
+            // Not a failure to try again: it has its turn when a range is free.
+            if !told {
+                let text = format!("Node {name} status is now: CIDRNotAvailable");
+                self.recorder.event(&reference(&*node), EventType::Normal, "CIDRNotAvailable", text);
+            }
+            return Ok(());
         };
         let patch = json!({"metadata": {"uid": node.metadata.uid}, "spec": {"podCIDR": range, "podCIDRs": [range]}});
         let api = self.shared.cluster::<Node>();
@@ -157,8 +206,12 @@ mod tests {
         assert_eq!(take(&mut pool, "b").as_deref(), Some("10.244.2.0/24"));
         assert_eq!(take(&mut pool, "c").as_deref(), Some("10.244.3.0/24"));
         assert_eq!(take(&mut pool, "d"), None);
-        pool.free("old");
+        assert_eq!(pool.free("nobody"), None, "no range became free");
+        assert_eq!(pool.free("old").as_deref(), Some("d"), "who waits is told");
         assert_eq!(take(&mut pool, "d").as_deref(), Some("10.244.1.0/24"));
+        assert_eq!((take(&mut pool, "e"), take(&mut pool, "f")), (None, None));
+        assert_eq!(pool.free("a").as_deref(), Some("e"));
+        assert_eq!(pool.free("e").as_deref(), Some("f"), "e went before it took the range");
     }
 
     #[test]

@@ -88,19 +88,15 @@ impl<K: Replicated> Replicas<K> {
     fn related(&self, set: &K) -> HashMap<String, usize> {
         let mut by_node = HashMap::new();
         let namespace = set.meta().namespace.as_deref().unwrap_or_default();
-        let above = owner::controller(set.meta()).map(|o| o.uid.as_str());
-        let siblings: Vec<Option<String>> = match above {
-            Some(_) => {
-                let all = self.owners.list_in(namespace);
-                all.iter().filter(|s| owner::is_controlled_by(s.meta(), above)).map(|s| s.meta().uid.clone()).collect()
+        let siblings: Vec<String> = match owner::controller(set.meta()) {
+            Some(above) => {
+                let sets = self.owners.controlled(namespace, &above.uid);
+                sets.iter().filter_map(|set| set.meta().uid.clone()).collect()
             }
-            None => vec![set.meta().uid.clone()],
+            None => set.meta().uid.iter().cloned().collect(),
         };
-        for pod in self.pods.list_in(namespace).iter().filter(|p| pods::is_active(p)) {
-            let controller = owner::controller(&pod.metadata).map(|o| o.uid.clone());
-            if controller.is_some() && siblings.contains(&controller) {
-                *by_node.entry(pods::node(pod).to_owned()).or_default() += 1;
-            }
+        for pod in siblings.iter().flat_map(|uid| self.pods.controlled(namespace, uid)).filter(|p| pods::is_active(p)) {
+            *by_node.entry(pods::node(&pod).to_owned()).or_default() += 1;
         }
         by_node
     }
@@ -158,9 +154,8 @@ impl<K: Replicated> Controller for Replicas<K> {
             template_labels: set.template().and_then(|t| t.metadata.as_ref()).and_then(|m| m.labels.as_ref()),
             being_deleted: set.meta().deletion_timestamp.is_some(),
         };
-        let candidates = self.pods.list_in(namespace);
         let matches = |p: &Pod| set.selects(p.metadata.labels.as_ref());
-        let owned = claim_all(&self.shared, &*set, candidates, matches).await?;
+        let owned = claim_all(&self.shared, &*set, &self.pods, matches).await?;
         let changed = self.change(&set, &desired, &owned).await;
         let (counts, next) = plan::count(&desired, &owned, Timestamp::now());
         let failure = changed.as_ref().err().map(|(reason, e)| (*reason, e.to_string()));

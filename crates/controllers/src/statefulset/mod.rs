@@ -198,8 +198,7 @@ impl Controller for StatefulSets {
             return Ok(());
         }
         let spec = &set.spec;
-        let (namespace, _) = client::split_key(key);
-        let owned = claim_all(&self.shared, &*set, self.pods.list_in(namespace), |p| selects(&set, p)).await?;
+        let owned = claim_all(&self.shared, &*set, &self.pods, |p| selects(&set, p)).await?;
         let before = set.status.clone().unwrap_or_default();
         let mut known = history::of(&self.revisions, &*set);
         let update = history::current(&self.shared, &*set, &spec.template, before.collision_count, &known).await?;
