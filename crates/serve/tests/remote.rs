@@ -95,7 +95,9 @@ async fn connect(port: u16) -> Result<Box<dyn Duplex>, String> {
     tokio::spawn(async move {
         let (mut read, mut write) = tokio::io::split(far);
         let _ = write.write_all(format!("{port}:").as_bytes()).await;
-        let _ = tokio::io::copy(&mut read, &mut write).await;
+        // Port 82 ends by itself.
+        let bytes_max = if port == 82 { 5 } else { u64::MAX };
+        let _ = tokio::io::copy(&mut (&mut read).take(bytes_max), &mut write).await;
         let _ = write.shutdown().await;
     });
     Ok(Box::new(near))
@@ -315,4 +317,27 @@ async fn much_data_goes_both_ways_at_once() {
     }
     assert_eq!(total, (64 << 16) + "80:".len());
     drop(sender.await.unwrap());
+}
+
+#[tokio::test]
+async fn ports_are_forwarded_on_channels() {
+    let (address, _guard, _) = server().await;
+    let offered = "v5.channel.k8s.io, v4.channel.k8s.io";
+    let (mut socket, agreed) = dial(address, "/forward?port=82&port=81", offered).await.unwrap();
+    assert_eq!(agreed, "v4.channel.k8s.io");
+    socket.send(Message::Binary(Bytes::from_static(b"\0hello"))).await.unwrap();
+    let (channels, goodbye) = collect(&mut socket).await;
+    // Each begins with its port: 82 is R, 81 is Q.
+    let want = [
+        "R\0".to_owned() + "82:hello",
+        "R\0".into(),
+        "Q\0".into(),
+        "Q\0connection refused by 81".into(),
+        String::new(),
+    ];
+    assert_eq!((channels, goodbye), (want, true));
+    for query in ["", "?port=0", "?port=x", "?port=70000"] {
+        let refused = dial(address, &format!("/forward{query}"), offered).await;
+        assert!(matches!(refused, Err(Error::Http(response)) if response.status() == 400), "{query}");
+    }
 }

@@ -1,6 +1,7 @@
 //! The server side of exec, attach and port-forward.
 
 pub mod channel;
+mod channel_forward;
 mod exec;
 mod port_forward;
 mod status;

@@ -1,10 +1,11 @@
-//! Port-forward: connections into a pod as pairs of SPDY streams, tunnelled in the binary messages of a WebSocket.
+//! Port-forward: connections into a pod as pairs of SPDY streams, tunnelled in the binary messages of a WebSocket; the older
+//! protocol with channels is in `channel_forward`.
 //!
 //! For each connection the client opens an error stream and a data stream with the same `requestID` and `port`; we
 //! connect when both are there, copy, and write to the error stream what went wrong. Closing is by half: the end of
 //! either direction ends that direction only.
 
-use super::{Session, no_session};
+use super::{Session, channel_forward, no_session};
 use crate::spdy::{Decoder, Frame, HeaderEncoder, Headers, Malformed, encode};
 use crate::websocket::{self, CloseCode, CloseFrame, Message, Opening, WebSocket};
 use crate::{Body, Duplex};
@@ -20,8 +21,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-/// The only protocol: SPDY frames in binary messages.
+/// SPDY frames in binary messages: what kubectl speaks.
 pub const PROTOCOL: &str = "SPDY/3.1+portforward.k8s.io";
+/// A pair of channels for each port named in the query.
+const CHANNELS: &str = "v4.channel.k8s.io";
 
 /// Connections at once through one session.
 const CONNECTIONS_MAX: usize = 1_024;
@@ -33,7 +36,7 @@ const PIECE_BYTES: usize = 32 << 10;
 const REFUSED: u32 = 3;
 const CANCELLED: u32 = 5;
 
-type Connect = Arc<dyn Fn(u16) -> BoxFuture<'static, Result<Box<dyn Duplex>, String>> + Send + Sync>;
+pub(super) type Connect = Arc<dyn Fn(u16) -> BoxFuture<'static, Result<Box<dyn Duplex>, String>> + Send + Sync>;
 
 /// Answers a request for port-forward. `connect` is called with the pod's port for each connection of the client; its
 /// error is shown to the user.
@@ -44,7 +47,7 @@ pub fn port_forward<B, F>(
 where
     F: Future<Output = Result<Box<dyn Duplex>, String>> + Send + 'static,
 {
-    let (response, opening) = match websocket::accept(&mut request, &[PROTOCOL]) {
+    let (response, opening) = match websocket::accept(&mut request, &[PROTOCOL, CHANNELS]) {
         Ok((_, opening)) if opening.protocol.is_empty() => {
             let text = format!("unable to upgrade: the subprotocol {PROTOCOL} is required\n");
             return (websocket::refusal(http::StatusCode::BAD_REQUEST, text), no_session());
@@ -52,7 +55,26 @@ where
         Ok(accepted) => accepted,
         Err(refusal) => return (*refusal, no_session()),
     };
-    (response, Box::pin(session(opening, Arc::new(move |port| connect(port).boxed()))))
+    let connect: Connect = Arc::new(move |port| connect(port).boxed());
+    if opening.protocol == PROTOCOL {
+        return (response, Box::pin(session(opening, connect)));
+    }
+    match ports(request.uri().query().unwrap_or_default()) {
+        Ok(ports) => (response, Box::pin(channel_forward::session(opening, connect, ports))),
+        Err(text) => (websocket::refusal(http::StatusCode::BAD_REQUEST, text), no_session()),
+    }
+}
+
+/// The ports a client names before it connects.
+fn ports(query: &str) -> Result<Vec<u16>, String> {
+    let named = query.split('&').filter_map(|pair| pair.strip_prefix("port="));
+    let ports: Option<Vec<u16>> = named.map(|port| port.parse().ok().filter(|port| *port > 0)).collect();
+    match ports {
+        None => Err("query parameter \"port\" must be a number from 1 to 65535\n".into()),
+        Some(ports) if ports.is_empty() => Err("query parameter \"port\" is required\n".into()),
+        Some(ports) if ports.len() > channel_forward::PORTS_MAX => Err("too many ports\n".into()),
+        Some(ports) => Ok(ports),
+    }
 }
 
 async fn session(opening: Opening, connect: Connect) {
