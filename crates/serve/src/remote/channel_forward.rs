@@ -7,6 +7,7 @@ use super::port_forward::Connect;
 use crate::websocket::{CloseCode, CloseFrame, Message, Opening};
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::{SinkExt, StreamExt};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -18,6 +19,10 @@ const PIECE_BYTES: usize = 32 << 10;
 
 /// Ports at once: channels are one byte.
 pub(super) const PORTS_MAX: usize = 128;
+
+/// When the pod has ended all connections, the client has this long to leave by itself: the Python client loses what it has not
+/// passed on yet when it is told that the session is over. Upstream's runtimes take as long.
+const GOODBYE_GRACE: Duration = Duration::from_secs(1);
 
 /// Serves `ports` until all connections have ended or the client leaves.
 pub(super) async fn session(opening: Opening, connect: Connect, ports: Vec<u16>) {
@@ -56,6 +61,7 @@ pub(super) async fn session(opening: Opening, connect: Connect, ports: Vec<u16>)
                 return;
             }
         }
+        tokio::time::sleep(GOODBYE_GRACE).await;
         let goodbye = CloseFrame { code: CloseCode::Normal, reason: "".into() };
         let _ = sink.send(Message::Close(Some(goodbye))).await;
     };
