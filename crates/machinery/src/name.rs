@@ -58,6 +58,23 @@ pub fn dns1123_subdomain(text: &str) -> Vec<String> {
     wrong
 }
 
+/// All below a DNS subdomain: `*.example.com`.
+pub fn wildcard_dns1123_subdomain(text: &str) -> Vec<String> {
+    let mut wrong = Vec::new();
+    if text.len() > SUBDOMAIN_MAX {
+        wrong.push(too_long(SUBDOMAIN_MAX));
+    }
+    if !text.strip_prefix("*.").is_some_and(|domain| domain.split('.').all(is_label)) {
+        wrong.push(
+            "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must consist of lower case \
+             alphanumeric characters, '-' or '.' and end with an alphanumeric character (e.g. '*.example.com', regex used for \
+             validation is '\\*\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"
+                .to_owned(),
+        );
+    }
+    wrong
+}
+
 /// A DNS label (RFC 1035): begins with a letter. Names of Services.
 pub fn dns1035_label(text: &str) -> Vec<String> {
     let mut wrong = Vec::new();

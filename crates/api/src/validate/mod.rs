@@ -4,12 +4,16 @@
 //! what the schema alone says.
 
 mod at;
+mod autoscaling;
 mod config;
 mod containers;
 mod crd;
+mod flow;
 mod generic;
 mod meta;
+mod networking;
 mod pod;
+mod policy;
 mod probes;
 mod quota;
 mod rbac;
@@ -18,6 +22,7 @@ mod resources;
 mod scheduling;
 mod security;
 mod services;
+mod storage;
 mod text;
 mod volumes;
 mod webhooks;
@@ -36,6 +41,13 @@ pub fn create(group: &str, version: &str, kind: &str, object: &Value) -> Vec<Fie
         ("apiextensions.k8s.io", "CustomResourceDefinition") => crd::create(object, &mut errors),
         ("", "PodTemplate") => pod::template(&object["template"], &At::root("template"), &mut errors),
         ("", "ReplicationController") | ("apps" | "batch", _) => workloads::create(kind, object, &mut errors),
+        ("autoscaling", "HorizontalPodAutoscaler") => autoscaling::autoscaler(object, &mut errors),
+        ("networking.k8s.io", "Ingress") => networking::ingress(object, &mut errors),
+        ("networking.k8s.io", "IngressClass") => networking::ingress_class(object, &mut errors),
+        ("networking.k8s.io", "NetworkPolicy") => networking::network_policy(object, &mut errors),
+        ("flowcontrol.apiserver.k8s.io", "FlowSchema") => flow::schema(object, &mut errors),
+        ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration") => flow::level(object, &mut errors),
+        ("policy", "PodDisruptionBudget") => policy::disruption_budget(object, &mut errors),
         ("", "Service") => services::service(object, &mut errors),
         ("", "Endpoints") => services::endpoints(object, &mut errors),
         ("discovery.k8s.io", "EndpointSlice") => services::endpoint_slice(object, &mut errors),
@@ -55,6 +67,7 @@ pub fn create(group: &str, version: &str, kind: &str, object: &Value) -> Vec<Fie
         ("admissionregistration.k8s.io", "MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration") => {
             webhooks::configuration(object, None, &mut errors);
         }
+        ("storage.k8s.io", "StorageClass") => storage::class(object, &mut errors),
         ("apiregistration.k8s.io", "APIService") => registration::api_service(object, &mut errors),
         _ => generic::check(group, version, kind, object, &mut errors),
     }
@@ -70,6 +83,13 @@ pub fn update(group: &str, version: &str, kind: &str, new: &Value, old: &Value) 
         ("apiextensions.k8s.io", "CustomResourceDefinition") => crd::update(new, old, &mut errors),
         ("", "PodTemplate") => pod::template(&new["template"], &At::root("template"), &mut errors),
         ("", "ReplicationController") | ("apps" | "batch", _) => workloads::update(kind, new, old, &mut errors),
+        ("autoscaling", "HorizontalPodAutoscaler") => autoscaling::autoscaler(new, &mut errors),
+        ("networking.k8s.io", "Ingress") => networking::ingress(new, &mut errors),
+        ("networking.k8s.io", "IngressClass") => networking::ingress_class_update(new, old, &mut errors),
+        ("networking.k8s.io", "NetworkPolicy") => networking::network_policy(new, &mut errors),
+        ("flowcontrol.apiserver.k8s.io", "FlowSchema") => flow::schema(new, &mut errors),
+        ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration") => flow::level(new, &mut errors),
+        ("policy", "PodDisruptionBudget") => policy::disruption_budget(new, &mut errors),
         ("", "Service") => services::service_update(new, old, &mut errors),
         ("", "Endpoints") => services::endpoints(new, &mut errors),
         ("discovery.k8s.io", "EndpointSlice") => {
@@ -85,9 +105,7 @@ pub fn update(group: &str, version: &str, kind: &str, new: &Value, old: &Value) 
         ("", "Namespace" | "ServiceAccount" | "Event") | ("events.k8s.io", "Event") => {}
         ("coordination.k8s.io", "Lease") => config::lease(new, &mut errors),
         ("scheduling.k8s.io", "PriorityClass") => config::priority_class_update(new, old, &mut errors),
-        ("storage.k8s.io", "StorageClass") => {
-            errors.immutable_fields(new, old, &["provisioner", "parameters", "reclaimPolicy", "volumeBindingMode"]);
-        }
+        ("storage.k8s.io", "StorageClass") => storage::class_update(new, old, &mut errors),
         ("rbac.authorization.k8s.io", "Role" | "ClusterRole") => rbac::role(new, kind == "Role", &mut errors),
         ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => {
             rbac::binding_update(new, old, kind == "RoleBinding", &mut errors);

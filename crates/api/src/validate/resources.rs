@@ -55,7 +55,7 @@ fn parsed(amount: &Value) -> Option<Quantity> {
     Quantity::parse(amount.as_str()?).ok()
 }
 
-fn container_resource(name: &str, at: &At<'_>, errors: &mut Errors) {
+pub(super) fn container_resource(name: &str, at: &At<'_>, errors: &mut Errors) {
     resource_name(name, at, errors);
     let standard = STANDARD.contains(&name) || name.starts_with("hugepages-");
     if !name.contains('/') && !standard {

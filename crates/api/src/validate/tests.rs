@@ -11,18 +11,10 @@ const GENERIC: &[&str] = &[
     "CSIStorageCapacity",
     "CertificateSigningRequest",
     "CustomResourceDefinition",
-    "FlowSchema",
-    "HorizontalPodAutoscaler",
     "IPAddress",
-    "Ingress",
-    "IngressClass",
-    "NetworkPolicy",
     "PersistentVolume",
-    "PodDisruptionBudget",
-    "PriorityLevelConfiguration",
     "RuntimeClass",
     "ServiceCIDR",
-    "StorageClass",
     "VolumeAttachment",
 ];
 

@@ -44,13 +44,20 @@ pub(super) fn reachable_address(text: &str, at: &At<'_>, errors: &mut Errors) {
 
 /// A network: `10.0.0.0/8`.
 pub(super) fn network(text: &str, at: &At<'_>, errors: &mut Errors) {
-    let good = text.split_once('/').is_some_and(|(ip, bits)| {
-        let max = ip.parse::<IpAddr>().map_or(0, |ip| if ip.is_ipv4() { 32 } else { 128 });
-        max > 0 && bits.parse::<u8>().is_ok_and(|bits| bits <= max)
-    });
-    if !good {
+    if parse_network(text).is_none() {
         errors.invalid(at, text, "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)");
     }
+}
+
+/// A network as its address, the number of bits that count, and whether it is one of IPv6.
+pub(super) fn parse_network(text: &str) -> Option<(u128, u8, bool)> {
+    let (ip, bits) = text.split_once('/')?;
+    let (address, max, v6) = match ip.parse().ok()? {
+        IpAddr::V4(v4) => (u32::from(v4).into(), 32, false),
+        IpAddr::V6(v6) => (u128::from(v6), 128, true),
+    };
+    let bits = bits.parse().ok().filter(|bits| *bits <= max)?;
+    Some((address, bits, v6))
 }
 
 /// A port by number, or by name where `name` rules are wanted too.

@@ -120,7 +120,7 @@ fn rolling(rolling: &Value, at: &At<'_>, errors: &mut Errors) {
 }
 
 /// A number or a percentage, not negative.
-fn amount(value: &Value, at: &At<'_>, errors: &mut Errors) {
+pub(super) fn amount(value: &Value, at: &At<'_>, errors: &mut Errors) {
     match value {
         Value::String(text) if percentage(text).is_none() => {
             errors.invalid(at, text.as_str(), "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')");
@@ -129,7 +129,7 @@ fn amount(value: &Value, at: &At<'_>, errors: &mut Errors) {
     }
 }
 
-fn no_more_than_all(value: &Value, at: &At<'_>, errors: &mut Errors) {
+pub(super) fn no_more_than_all(value: &Value, at: &At<'_>, errors: &mut Errors) {
     if value.as_str().and_then(percentage).is_some_and(|p| p > 100) {
         errors.invalid(at, value.clone(), "must not be greater than 100%");
     }
