@@ -235,7 +235,7 @@ fn limits(limited: &Value, at: &At<'_>, errors: &mut Errors) {
     let queuing = at.field("queuing");
     match response.text("type") {
         "Queue" if response.has("queuing") => queues(response.at("queuing"), &queuing, errors),
-        "Queue" => errors.required(&queuing, "must not be empty if limitResponse.type is Limited"),
+        "Queue" => errors.required(&queuing, ""),
         other => {
             if response.has("queuing") {
                 errors.forbidden(&queuing, "");
