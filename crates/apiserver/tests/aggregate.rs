@@ -85,6 +85,12 @@ async fn answer(peer: serve::Peer, mut request: Request<Incoming>) -> Response<B
             json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "wardle.example.com/v1",
             "resources": [{"name": "flunders", "singularName": "flunder", "namespaced": true, "kind": "Flunder", "verbs": verbs}]})
         }
+        "/openapi/v2" => {
+            let schema = json!({"$ref": "#/definitions/com.example.wardle.Flunder"});
+            let list = json!({"get": {"responses": {"200": {"description": "OK", "schema": schema}}}});
+            json!({"swagger": "2.0", "paths": {"/apis/wardle.example.com/v1/flunders": list, "/version/": {}},
+                "definitions": {"com.example.wardle.Flunder": {"type": "object"}, "com.example.Other": {"type": "object"}}})
+        }
         "/openapi/v3" => {
             json!({"paths": {"apis/wardle.example.com/v1": {"serverRelativeURL": "/openapi/v3/apis/wardle.example.com/v1?hash=ABC"}}})
         }
@@ -197,6 +203,11 @@ async fn what_is_served_elsewhere_is_discovered_watched_and_upgraded() {
     becomes(&cluster, "Passed").await;
     let groups = get(&cluster, "/apis").await;
     assert!(groups["groups"].as_array().unwrap().iter().any(|group| group["name"] == GROUP), "{groups}");
+    let document = get(&cluster, "/openapi/v2").await;
+    assert!(document["paths"]["/apis/wardle.example.com/v1/flunders"]["get"].is_object());
+    assert_eq!(document["definitions"]["com.example.wardle.Flunder"], json!({"type": "object"}));
+    assert!(document["definitions"]["io.k8s.api.core.v1.Pod"].is_object());
+    assert_eq!((document["paths"].get("/version/"), document["definitions"].get("com.example.Other")), (None, None));
     assert_eq!(get(&cluster, "/apis/wardle.example.com").await["preferredVersion"]["version"], "v1");
     assert_eq!(get(&cluster, "/apis/wardle.example.com/v1").await["resources"][0]["name"], "flunders");
     let aggregated = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";

@@ -2,7 +2,8 @@
 //!
 //! A flood of one kind of request then leaves seats for all others, and our own components are served under any load. A request
 //! of a level without a limit (administrators, probes) costs a comparison or two; any other takes a lock twice for some
-//! additions, while there are free seats. A watch keeps its seat until it has begun; logs, exec and the like need none.
+//! additions, while there are free seats. A watch keeps its seat until it has begun; logs, exec and the like need none. A list takes
+//! a seat for each hundred objects, as upstream; a write takes one however many watch, since telling them costs it next to nothing here.
 
 pub(crate) mod bootstrap;
 mod level;

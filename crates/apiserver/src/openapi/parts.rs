@@ -102,8 +102,14 @@ impl Parts {
     async fn part(self: &Arc<Self>, source: &Source, aggregator: Option<&Arc<Aggregator>>, encoding: Encoding) -> Kept {
         let key = (source.tag().to_owned(), encoding);
         if let Some(kept) = self.0.lock().get_mut(&key) {
-            kept.used = Instant::now();
-            return kept.clone();
+            // Of ours the state is in the key; what others say is asked for anew every while.
+            let ours = !matches!(source, Source::Foreign(_));
+            if ours {
+                kept.used = Instant::now();
+            }
+            if ours || kept.used.elapsed() < KEEP {
+                return kept.clone();
+            }
         }
         let Part { definitions, paths } = source.make(aggregator, encoding).await;
         let kept = Kept { definitions: definitions.into(), paths: paths.into(), used: Instant::now() };
