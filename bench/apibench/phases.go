@@ -96,10 +96,10 @@ func lists() {
 				return err
 			}
 		}
-		run(fmt.Sprintf("LIST of %d from the cache, %s", *listed, f.name), 1, 20, get("?resourceVersion=0"))
-		run(fmt.Sprintf("LIST of %d, %s", *listed, f.name), 1, 20, get(""))
-		run(fmt.Sprintf("LIST by label, 1 of 7 of %d, %s", *listed, f.name), 1, 40, get("?labelSelector=shard%3D3"))
-		run(fmt.Sprintf("LIST by label, none of %d, %s", *listed, f.name), 1, 40, get("?labelSelector=shard%3D9"))
+		run(fmt.Sprintf("LIST of %d from the cache, %s", *listed, f.name), 1, *rounds, get("?resourceVersion=0"))
+		run(fmt.Sprintf("LIST of %d, %s", *listed, f.name), 1, *rounds, get(""))
+		run(fmt.Sprintf("LIST by label, 1 of 7 of %d, %s", *listed, f.name), 1, 2**rounds, get("?labelSelector=shard%3D3"))
+		run(fmt.Sprintf("LIST by label, none of %d, %s", *listed, f.name), 1, 2**rounds, get("?labelSelector=shard%3D9"))
 	}
 }
 

@@ -121,6 +121,47 @@ fn splice_into(out: &mut Vec<u8>, body: &[u8], revision: u64) {
     out.extend_from_slice(rest);
 }
 
+/// The metadata of an encoded object, as it stands there; none in what was not encoded by us.
+pub(crate) fn metadata(body: &[u8]) -> Option<&[u8]> {
+    let from = &body[find(body, METADATA)? + METADATA.len() - 1..];
+    let (mut depth, mut at) = (0_u32, 0);
+    while at < from.len() {
+        match from[at] {
+            b'{' => depth += 1,
+            b'}' if depth == 1 => return Some(&from[..=at]),
+            b'}' => depth -= 1,
+            b'"' => at += string_len(&from[at + 1..])?,
+            _ => {}
+        }
+        at += 1;
+    }
+    None
+}
+
+/// How long a string is, up to and with its closing quote.
+fn string_len(text: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        match text.get(at)? {
+            b'"' => return Some(at + 1),
+            b'\\' => at += 2,
+            _ => at += 1,
+        }
+    }
+}
+
+/// The `PartialObjectMetadata` of an encoded object.
+pub(crate) fn partial(body: &[u8], api_version: &str) -> Option<Vec<u8>> {
+    let metadata = metadata(body)?;
+    let mut out = Vec::with_capacity(metadata.len() + 80);
+    out.extend_from_slice(b"{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"");
+    out.extend_from_slice(api_version.as_bytes());
+    out.extend_from_slice(b"\",\"metadata\":");
+    out.extend_from_slice(metadata);
+    out.push(b'}');
+    Some(out)
+}
+
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
     haystack.windows(needle.len()).position(|window| window == needle)
 }
@@ -145,6 +186,26 @@ mod tests {
             assert_eq!(once, twice);
             let (line, body) = splice_line("ADDED", &stored, revision);
             assert_eq!((&body, &line), (&once, &watch_line("ADDED", &once)));
+        }
+    }
+
+    #[test]
+    fn metadata_is_cut_out() {
+        for metadata in [
+            json!({"name": "a"}),
+            json!({"annotations": {"a": "\"}{\\", "b}": "{", "c": "\\\\\""}, "labels": {}, "managedFields": [{"fieldsV1": {"f:x": {}}}]}),
+        ] {
+            let object =
+                json!({"kind": "Pod", "apiVersion": "v1", "metadata": metadata, "spec": {"metadata": {"x": 1}}});
+            let body = splice(&encode(&object), 7);
+            let mut expected =
+                json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata});
+            expected["metadata"]["resourceVersion"] = json!("7");
+            let found = partial(&body, "meta.k8s.io/v1").unwrap();
+            assert_eq!(serde_json::from_slice::<Value>(&found).unwrap(), expected);
+        }
+        for broken in [&b"{}"[..], b"{\"metadata\":{\"a", b"{\"metadata\":{\"a\\"] {
+            assert_eq!(partial(broken, "v"), None);
         }
     }
 

@@ -55,6 +55,19 @@ pub(crate) const OFFERED_CUSTOM: &str =
 const OFFERED: &str = "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf";
 
 impl Accept {
+    /// Whether it is objects as protobuf.
+    pub(crate) fn is_plain_protobuf(self) -> bool {
+        self.format == Format::Protobuf && self.shape == Shape::Object
+    }
+
+    /// Whether it is metadata as compact JSON, and then of `v1beta1`.
+    pub(crate) fn is_json_metadata(self) -> Option<bool> {
+        match self {
+            Accept { format: Format::Json, shape: Shape::Metadata { beta }, pretty: false } => Some(beta),
+            _ => None,
+        }
+    }
+
     /// The best of what the headers allow; 406 when nothing is.
     pub(crate) fn negotiate(headers: &HeaderMap) -> Result<Accept, Status> {
         Accept::best(headers, true)

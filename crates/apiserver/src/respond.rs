@@ -1,11 +1,12 @@
 //! From values and stored bytes to responses.
 
 use crate::body::Body;
+use crate::context::Peer;
 use crate::negotiate::{Accept, Format};
 use api::catalogue::split_api_version;
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
-use http::{Response, StatusCode};
+use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER, VARY};
+use http::{HeaderMap, Response, StatusCode};
 use machinery::schema::Schema;
 use machinery::{Status, protobuf};
 use serde_json::Value;
@@ -16,6 +17,33 @@ pub(crate) fn encoded(format: Format, code: StatusCode, body: Body) -> Response<
     *response.status_mut() = code;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
     response
+}
+
+/// Whether a large answer is packed: for a client elsewhere that takes gzip. On this machine bytes cost less than packing them.
+pub(crate) fn takes_gzip(request: &HeaderMap, peer: &Peer) -> bool {
+    let takes = |value: &HeaderValue| {
+        let names = value.to_str().unwrap_or_default().split(',');
+        names.map(|name| name.split(';').next().unwrap_or_default()).any(|name| name.trim() == "gzip")
+    };
+    peer.address.is_some_and(|address| !address.ip().to_canonical().is_loopback())
+        && request.get_all(ACCEPT_ENCODING).iter().any(takes)
+}
+
+/// Packs an answer, when it is large.
+pub(crate) fn packed(response: Response<Body>) -> Response<Body> {
+    if response.headers().contains_key(CONTENT_ENCODING) {
+        return response;
+    }
+    let (mut parts, body) = response.into_parts();
+    match body.packed() {
+        Ok(packed) => {
+            parts.headers.remove(CONTENT_LENGTH);
+            parts.headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            parts.headers.append(VARY, HeaderValue::from_static("Accept-Encoding"));
+            Response::from_parts(parts, packed)
+        }
+        Err(body) => Response::from_parts(parts, body),
+    }
 }
 
 /// A value, in the format accepted.

@@ -11,7 +11,7 @@ use crate::typing::Typing;
 use api::catalogue::{self, Resource};
 use bytes::Bytes;
 use machinery::Status;
-use machinery::schema::Schema;
+use machinery::schema::{Schema, TypeRef};
 use parking_lot::RwLock;
 use serde_json::{Value, json};
 use std::borrow::Cow;
@@ -95,6 +95,11 @@ impl Served {
             Typing::Builtin(_) => Ok(Cow::Borrowed(working)),
             Typing::Custom(version) => version.stored_form(working).await,
         }
+    }
+
+    /// The type whose protobuf messages are those of stored objects in this version too; none where the versions differ.
+    pub(crate) fn message_type(&self) -> Option<TypeRef<'static>> {
+        self.typing.builtin().filter(|_| self.conversion.is_none())
     }
 
     /// Whether a stored object's bytes are those of this version.

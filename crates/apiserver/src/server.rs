@@ -127,6 +127,7 @@ impl ApiServer {
         // Errors are told in the format accepted; a client that accepts nothing of ours gets JSON.
         let accept = Accept::negotiate(&parts.headers).unwrap_or_default();
         let audit_id = audit_id(&parts.headers);
+        let packs = respond::takes_gzip(&parts.headers, &peer);
         let mut told = Told::default();
         let result = Arc::clone(&self).route(parts, body, peer, &mut told, accept).await;
         let mut response = result.unwrap_or_else(|status| respond::status(accept, &status));
@@ -134,7 +135,7 @@ impl ApiServer {
         let headers = response.headers_mut();
         headers.insert(AUDIT_ID, audit_id);
         headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
-        response
+        if packs { respond::packed(response) } else { response }
     }
 
     /// Counts an answer; a watch is counted as open until its body is dropped.

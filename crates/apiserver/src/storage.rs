@@ -103,6 +103,7 @@ impl Storage {
             store: Arc::clone(&storage.store),
             kinds: Arc::clone(&storage.kinds),
             progress: Arc::clone(&storage.progress),
+            turn: Arc::default(),
         };
         let revision = feed.load().await?;
         tokio::spawn(feed.run(revision, requests, stop));
@@ -338,7 +339,7 @@ impl KindStore {
         let value = encode::encode(object);
         let put = Op::Put { key: self.store_key(&key), value: value.clone(), guard: Guard::Absent };
         match self.commit(put).await? {
-            Some(revision) => Ok(Object { revision, body: encode::splice(&value, revision) }),
+            Some(revision) => Ok(self.shown(&key, &value, revision)),
             None => Err(Status::already_exists(&self.info.group, &self.info.resource, name)),
         }
     }
@@ -353,7 +354,15 @@ impl KindStore {
         let guard = Guard::Revision(entry.object.revision);
         let put = Op::Put { key: self.store_key(&entry.key), value: value.clone(), guard };
         let done = self.commit(put).await?;
-        Ok(done.map(|revision| Object { revision, body: encode::splice(&value, revision) }))
+        Ok(done.map(|revision| self.shown(&entry.key, &value, revision)))
+    }
+
+    /// What was written at a revision: as the cache shows it, unless somebody wrote since.
+    fn shown(&self, key: &str, value: &[u8], revision: u64) -> Object {
+        match self.cache.get(key) {
+            Some(entry) if entry.object.revision == revision => entry.object.clone(),
+            _ => Object { revision, body: encode::splice(value, revision) },
+        }
     }
 
     /// Removes an object, unless it is no longer the one read; its last state.

@@ -20,7 +20,8 @@ pub(crate) fn partial_list(metadata: Value, objects: Vec<Value>, beta: bool) -> 
     json!({"kind": "PartialObjectMetadataList", "apiVersion": version(beta), "metadata": metadata, "items": items})
 }
 
-fn version(beta: bool) -> &'static str {
+/// Their version.
+pub(crate) fn version(beta: bool) -> &'static str {
     if beta { "meta.k8s.io/v1beta1" } else { "meta.k8s.io/v1" }
 }
 

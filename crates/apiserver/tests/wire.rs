@@ -3,7 +3,9 @@
 
 mod common;
 
+use bytes::Bytes;
 use common::{Server, start};
+use http_body_util::{BodyExt, Full};
 use machinery::protobuf;
 use machinery::schema::Schema;
 use serde_json::{Value, json};
@@ -149,6 +151,70 @@ async fn protobuf_there_and_back() {
     for garbage in [&b"k8s\0"[..], b"k8s\0\xff\xff\xff", b"nothing"] {
         let answer = server.send("POST", "/api/v1/namespaces/a/configmaps", &headers[..1], garbage.to_vec()).await;
         assert!(matches!(answer.code, 400 | 422), "{garbage:?}: {}", answer.code);
+    }
+}
+
+/// Lists out of the cache: in both formats, as metadata, and packed for a client elsewhere.
+#[tokio::test]
+async fn long_lists() {
+    let server = start().await;
+    let mut expected = Vec::new();
+    for i in 0..300 {
+        let name = format!("m{i:03}");
+        let map = json!({"metadata": {"name": name, "annotations": {"n": "}\"{"}}, "data": {"k": "x".repeat(600 + i)}});
+        let made = server.send("POST", "/api/v1/namespaces/a/configmaps", &[], map.to_string()).await.ok();
+        expected.push(made);
+    }
+    let path = "/api/v1/namespaces/a/configmaps";
+    let plain = server.get(path).await;
+    assert_eq!(plain.headers.get("content-encoding"), None);
+    let list = plain.ok();
+    let without_head = |mut object: Value| {
+        object.as_object_mut().unwrap().retain(|key, _| key != "kind" && key != "apiVersion");
+        object
+    };
+    let expected: Vec<Value> = expected.into_iter().map(without_head).collect();
+    let found: Vec<Value> = list["items"].as_array().unwrap().iter().cloned().map(without_head).collect();
+    assert_eq!(found, expected);
+    let metadata = [("accept", "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1")];
+    let partial = server.send("GET", path, &metadata, "").await.ok();
+    assert_eq!(
+        (&partial["kind"], &partial["items"][7]["kind"]),
+        (&json!("PartialObjectMetadataList"), &json!("PartialObjectMetadata"))
+    );
+    for (item, object) in partial["items"].as_array().unwrap().iter().zip(&expected) {
+        assert_eq!((&item["metadata"], item.get("data")), (&object["metadata"], None));
+    }
+    for round in 0..2 {
+        let answer = server.send("GET", path, &[("accept", "application/vnd.kubernetes.protobuf")], "").await;
+        let list = protobuf::decode(&answer.body, None, |_, kind| Schema::builtin().kind("", "v1", kind)).unwrap();
+        let names: Vec<&str> =
+            list["items"].as_array().unwrap().iter().map(|item| item["metadata"]["name"].as_str().unwrap()).collect();
+        assert_eq!(
+            (names.len(), names[299], &list["items"][9]["data"]),
+            (300, "m299", &expected[9]["data"]),
+            "{round}"
+        );
+        assert_eq!(list["metadata"]["resourceVersion"], partial["metadata"]["resourceVersion"]);
+    }
+    let peer =
+        |address: &str| apiserver::context::Peer { address: Some(address.parse().unwrap()), ..Default::default() };
+    for (address, encoding, packed) in
+        [("192.0.2.7:99", "br, gzip;q=0.5", true), ("192.0.2.7:99", "br", false), ("127.0.0.1:99", "gzip", false)]
+    {
+        let request =
+            http::Request::get(path).header("accept-encoding", encoding).body(Full::new(Bytes::new())).unwrap();
+        let (parts, body) = server.api.handle(request, peer(address)).await.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        assert_eq!(parts.headers.get("content-encoding").is_some(), packed, "{address} {encoding}");
+        let mut text = String::new();
+        if packed {
+            assert!(body.len() < 60_000, "{}", body.len());
+            std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(&body[..]), &mut text).unwrap();
+        } else {
+            text = String::from_utf8(body.to_vec()).unwrap();
+        }
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["items"], list["items"]);
     }
 }
 

@@ -80,7 +80,7 @@ fn main() -> ExitCode {
     if runtime::shim::requested() {
         return ExitCode::from(u8::try_from(runtime::shim::main()).unwrap_or(1));
     }
-    memory::return_at_once();
+    memory::return_soon();
     match run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -3,15 +3,17 @@
 use crate::BoxError;
 use crate::coalesce::Coalesced;
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Method, Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -75,7 +77,7 @@ const KEEPALIVE_PROBES: u32 = 3;
 struct Shared<H> {
     handler: H,
     tls: Option<tokio_rustls::TlsAcceptor>,
-    http: auto::Builder<TokioExecutor>,
+    http: auto::Builder<Streams>,
     limits: Limits,
     token: CancellationToken,
 }
@@ -125,8 +127,8 @@ pub async fn serve<H, F, B>(
     }
 }
 
-fn http_builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+fn http_builder(limits: &Limits) -> auto::Builder<Streams> {
+    let mut builder = auto::Builder::new(Streams);
     builder
         .http1()
         .timer(TokioTimer::new())
@@ -144,6 +146,31 @@ fn http_builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
     builder
 }
 
+/// Runs the streams of HTTP/2 connections: what can be answered at once is, on the connection's own task; the rest becomes a task.
+#[derive(Clone, Copy)]
+struct Streams;
+
+impl<F> hyper::rt::Executor<F> for Streams
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, stream: F) {
+        let mut stream = Box::pin(stream);
+        // Whoever is not ready is polled again as a task, and then wakes that.
+        let first = || stream.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        match std::panic::catch_unwind(AssertUnwindSafe(first)) {
+            Ok(Poll::Ready(())) => {}
+            Ok(Poll::Pending) => drop(tokio::spawn(stream)),
+            Err(_) => tracing::error!("a request handler panicked"),
+        }
+    }
+}
+
+/// Whether a request may be served on its connection's task: those that only read memory. The others do not hold up their neighbours.
+fn is_read(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
+}
+
 async fn connection<H, F, B>(shared: &Arc<Shared<H>>, mut stream: TcpStream, address: SocketAddr)
 where
     H: Fn(Peer, Request<Incoming>) -> F + Send + Sync + 'static,
@@ -155,7 +182,7 @@ where
         tracing::debug!(%address, %error, "socket options");
     }
     let Some(tls) = &shared.tls else {
-        return http(shared, stream, Peer { address, certificate: None }).await;
+        return http(shared, stream, false, Peer { address, certificate: None }).await;
     };
     let handshake = async {
         if speaks_plain_http(&stream).await? {
@@ -168,7 +195,8 @@ where
         Ok(Ok(Some(stream))) => {
             let certificates = stream.get_ref().1.peer_certificates();
             let certificate = certificates.and_then(|chain| chain.first()).map(|leaf| Arc::from(leaf.as_ref()));
-            http(shared, stream, Peer { address, certificate }).await;
+            let framed = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+            http(shared, stream, framed, Peer { address, certificate }).await;
         }
         Ok(Ok(None)) => {}
         Ok(Err(error)) => tracing::debug!(%address, %error, "TLS handshake failed"),
@@ -195,19 +223,30 @@ async fn speaks_plain_http(stream: &TcpStream) -> std::io::Result<bool> {
     Ok(stream.peek(&mut first).await? == 1 && first[0].is_ascii_uppercase())
 }
 
-async fn http<H, F, B>(shared: &Arc<Shared<H>>, io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, peer: Peer)
-where
+/// Speaks HTTP on a connection; `framed` when its client has chosen version 2.
+async fn http<H, F, B>(
+    shared: &Arc<Shared<H>>,
+    io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    framed: bool,
+    peer: Peer,
+) where
     H: Fn(Peer, Request<Incoming>) -> F + Send + Sync + 'static,
     F: Future<Output = Response<B>> + Send + 'static,
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
     let address = peer.address;
-    let service = service_fn(|request| {
+    let service = service_fn(|request: Request<Incoming>| {
+        let aside = request.version() == Version::HTTP_2 && !is_read(request.method());
         let response = (shared.handler)(peer.clone(), request);
-        async move { Ok::<_, Infallible>(response.await) }
+        async move {
+            if aside {
+                tokio::task::yield_now().await;
+            }
+            Ok::<_, Infallible>(response.await)
+        }
     });
-    let connection = shared.http.serve_connection_with_upgrades(TokioIo::new(Coalesced::new(io)), service);
+    let connection = shared.http.serve_connection_with_upgrades(TokioIo::new(Coalesced::new(io, framed)), service);
     tokio::pin!(connection);
     let result = tokio::select! {
         result = &mut connection => result,

@@ -164,6 +164,14 @@ pub struct Event {
 /// The events of one revision under a watched prefix, at least one.
 pub type Events = std::sync::Arc<[Event]>;
 
+/// Sees every change as it is made, on the store's own thread: it must be quick, and may not call the store.
+pub trait Observer: Send {
+    /// The events of one revision, in the order of revisions. Whoever made them is answered after this. False ends it.
+    fn changed(&mut self, events: &[Event]) -> bool;
+    /// Nothing more will come: what follows is unknown, read the present and observe anew.
+    fn lost(&mut self, error: Error);
+}
+
 /// What a watcher receives; an error is the last item.
 pub type WatchStream = ReceiverStream<Result<Events, Error>>;
 
@@ -238,6 +246,8 @@ pub trait Store: Send + Sync + 'static {
     async fn txn(&self, txn: Txn) -> Result<TxnResult, Error>;
     /// All changes under a prefix with a revision of `from` or later.
     async fn watch(&self, prefix: Bytes, from: Revision) -> Result<WatchStream, Error>;
+    /// Hands all changes under a prefix with a revision of `from` or later to an observer.
+    async fn observe(&self, prefix: Bytes, from: Revision, observer: Box<dyn Observer>) -> Result<(), Error>;
     /// Forgets the past before a revision.
     async fn compact(&self, revision: Revision) -> Result<(), Error>;
 }

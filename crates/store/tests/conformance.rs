@@ -58,7 +58,9 @@ async fn next(stream: &mut store::WatchStream) -> Result<String, Error> {
 async fn suite(store: &dyn Store) {
     revisions_and_guards(store).await;
     ranges_now_and_past(store).await;
+    pages_of_the_past(store).await;
     watches(store).await;
+    observers(store).await;
 }
 
 async fn revisions_and_guards(store: &dyn Store) {
@@ -104,6 +106,74 @@ async fn ranges_now_and_past(store: &dyn Store) {
     }
     let future = store.range(range("r/", "", 0, Some(past + 1000))).await;
     assert!(matches!(future, Err(Error::Future { .. })), "{future:?}");
+}
+
+/// The past in pages of any size is the past at once, whatever came and went since.
+async fn pages_of_the_past(store: &dyn Store) {
+    let name = |i: usize| format!("p/{:03}", i * 7 % 100);
+    for i in 0..60 {
+        one(store, put(&name(i), "old", Guard::None)).await;
+    }
+    let past = store.revision().await.unwrap();
+    let whole = keys(store, range("p/", "", 0, None)).await;
+    for round in 0..3 {
+        for i in 20 * round..20 * round + 20 {
+            one(store, delete(&name(i), Guard::None)).await;
+            one(store, put(&name(i + 60), "new", Guard::None)).await;
+            one(store, put(&name(i), "again", Guard::None)).await;
+            one(store, delete(&name(i), Guard::None)).await;
+        }
+        for size in [1, 3, 20, 59, 60, 61, 1000] {
+            let (mut start, mut pages) = (Bytes::new(), Vec::new());
+            loop {
+                let page = Range { start, ..range("p/", "", size, Some(past)) };
+                let found = store.range(page.clone()).await.unwrap();
+                assert!(found.kvs.len() <= size && found.revision == past);
+                start = found.kvs.last().map(|last| [&last.key[..], &[0]].concat().into()).unwrap_or_default();
+                pages.push(keys(store, page).await.replace(" …", ""));
+                if !found.more {
+                    break;
+                }
+            }
+            assert_eq!(pages.join(" ").trim_end(), whole, "{round} {size}");
+            assert_eq!(pages.len(), 60_usize.div_ceil(size), "{round} {size}");
+        }
+    }
+}
+
+/// Writes down what it sees, and goes when told to.
+struct Notes(std::sync::Arc<std::sync::Mutex<Vec<String>>>, &'static str);
+
+impl store::Observer for Notes {
+    fn changed(&mut self, events: &[store::Event]) -> bool {
+        let text = |e: &store::Event| format!("{}@{}", String::from_utf8_lossy(&e.kv.key), e.kv.mod_revision);
+        let seen = events.iter().map(text).collect::<Vec<_>>().join(" ");
+        let goes_on = !seen.contains(self.1);
+        self.0.lock().unwrap().push(seen);
+        goes_on
+    }
+
+    fn lost(&mut self, error: Error) {
+        self.0.lock().unwrap().push(error.to_string());
+    }
+}
+
+/// An observer has seen a change by the time its writer is answered, the missed ones first.
+async fn observers(store: &dyn Store) {
+    let first = one(store, put("o/a", "1", Guard::None)).await;
+    let notes = std::sync::Arc::default();
+    let observer = Box::new(Notes(std::sync::Arc::clone(&notes), "o/last"));
+    store.observe(Bytes::from_static(b"o/"), first, observer).await.unwrap();
+    one(store, put("elsewhere", "1", Guard::None)).await;
+    let second = one(store, put("o/b", "1", Guard::None)).await;
+    assert_eq!(*notes.lock().unwrap(), [format!("o/a@{first}"), format!("o/b@{second}")]);
+    let last = one(store, put("o/last", "1", Guard::None)).await;
+    one(store, put("o/c", "1", Guard::None)).await;
+    assert_eq!(notes.lock().unwrap().last(), Some(&format!("o/last@{last}")));
+    store.compact(second).await.unwrap();
+    let observer = Box::new(Notes(notes, "never"));
+    let late = store.observe(Bytes::from_static(b"o/"), first, observer).await;
+    assert!(matches!(late, Err(Error::Compacted { .. })), "{late:?}");
 }
 
 async fn watches(store: &dyn Store) {

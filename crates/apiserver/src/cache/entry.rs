@@ -2,11 +2,13 @@
 
 use crate::encode;
 use bytes::Bytes;
+use machinery::protobuf;
+use machinery::schema::TypeRef;
 use serde::Deserialize;
 use serde_json::Value;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// A stored object as it goes out on the wire, in its storage version, with its `resourceVersion` in place.
 #[derive(Clone, Debug)]
@@ -48,6 +50,8 @@ pub struct Entry {
     pub object: Object,
     /// The change that made it so, as a line of the watch protocol; `object` is a slice of it.
     pub(crate) line: Bytes,
+    /// Its protobuf message, once somebody asked for it.
+    message: OnceLock<Box<[u8]>>,
 }
 
 impl Entry {
@@ -77,6 +81,11 @@ impl Entry {
                 self.fields.get(at).map(|value| &**value)
             }
         }
+    }
+
+    /// Its protobuf message, encoded once for all who ask. `ty` is the type of the version it is stored in.
+    pub(crate) fn message(&self, ty: TypeRef<'_>) -> &[u8] {
+        self.message.get_or_init(|| protobuf::encode_message(&self.value(), ty).into())
     }
 
     /// The decoded object.
@@ -126,12 +135,6 @@ impl WatchEvent {
 }
 
 #[derive(Default, Deserialize)]
-struct Head<'a> {
-    #[serde(borrow, default)]
-    metadata: Metadata<'a>,
-}
-
-#[derive(Default, Deserialize)]
 struct Metadata<'a> {
     #[serde(borrow, default)]
     uid: Option<Cow<'a, str>>,
@@ -150,19 +153,21 @@ impl Entry {
         revision: u64,
         fields: Option<&SelectableFields>,
     ) -> Entry {
-        let head: Head<'_> = serde_json::from_slice(stored).unwrap_or_default();
+        let metadata = encode::metadata(stored).and_then(|text| serde_json::from_slice(text).ok());
+        let head: Metadata<'_> = metadata.unwrap_or_default();
         let values = fields.map(|fields| (fields.values)(&crate::parts::split(stored).0));
-        let created = head.metadata.created.as_deref().and_then(machinery::time::parse);
+        let created = head.created.as_deref().and_then(machinery::time::parse);
         let (line, body) = encode::splice_line(kind.as_str(), stored, revision);
         Entry {
             key: key.into(),
-            uid: head.metadata.uid.unwrap_or_default().into(),
-            labels: head.metadata.labels.unwrap_or_default().into_iter().collect(),
+            uid: head.uid.unwrap_or_default().into(),
+            labels: head.labels.unwrap_or_default().into_iter().collect(),
             fields: values.unwrap_or_default().into_iter().map(String::into_boxed_str).collect(),
             names: fields.map(|fields| Arc::clone(&fields.names)),
             created: created.map_or(0, jiff::Timestamp::as_second),
             object: Object { revision, body },
             line,
+            message: OnceLock::new(),
         }
     }
 }
@@ -180,6 +185,7 @@ impl Entry {
             created: self.created,
             object: Object { revision, body },
             line,
+            message: OnceLock::new(),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! From the store's changes to the caches of the kinds, in order, by one task.
+//! From the store's changes to the caches of the kinds, in order, on the store's thread.
 
 use super::entry::{Entry, EventType};
 use super::kind::Change;
@@ -8,9 +8,8 @@ use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use store::{Error, Event, Range, Store};
+use store::{Error, Event, Observer, Range, Store};
 use tokio::sync::{mpsc, oneshot};
-use tokio_stream::StreamExt;
 use tokio_util::sync::CancellationToken;
 
 /// How many keys are read at once when the caches are filled.
@@ -91,11 +90,43 @@ fn split(key: &[u8]) -> Option<(&str, &str)> {
     Some((&rest[..resource], &rest[resource + 1..]))
 }
 
-/// The task that keeps the caches.
+/// What keeps the caches: changes are applied on the store's thread, before whoever made them is answered; a task reads the present and
+/// lets kinds join.
+#[derive(Clone)]
 pub(crate) struct Feed {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) kinds: Arc<Kinds>,
     pub(crate) progress: Arc<Progress>,
+    /// Held while a revision is applied: what is known of it then belongs together.
+    pub(crate) turn: Arc<Mutex<Arriving>>,
+}
+
+/// Kinds whose caches are being filled, with the changes since their filling began.
+type Arriving = HashMap<Box<str>, Vec<Event>>;
+
+/// The feed's eye on the store.
+struct Applying {
+    feed: Feed,
+    stop: CancellationToken,
+    lost: mpsc::Sender<Error>,
+}
+
+impl Observer for Applying {
+    fn changed(&mut self, events: &[Event]) -> bool {
+        let mut arriving = self.feed.turn.lock();
+        for event in events {
+            self.feed.apply(event, &mut arriving);
+        }
+        if let Some(last) = events.last() {
+            self.feed.progress.advance(last.kv.mod_revision);
+        }
+        !self.stop.is_cancelled()
+    }
+
+    fn lost(&mut self, error: Error) {
+        // One place is kept for it; the task may have ended.
+        let _ = self.lost.try_send(error);
+    }
 }
 
 impl Feed {
@@ -126,10 +157,10 @@ impl Feed {
     /// Applies changes until told to stop.
     pub(crate) async fn run(self, mut revision: u64, mut joining: mpsc::Receiver<Joining>, stop: CancellationToken) {
         while !stop.is_cancelled() {
-            match self.follow(&mut revision, &mut joining, &stop).await {
+            match self.follow(revision, &mut joining, &stop).await {
                 Ok(()) => break,
                 Err(Error::Slow | Error::Compacted { .. }) => {
-                    tracing::warn!(revision, "the watch cache fell behind the store and is filled anew");
+                    tracing::warn!("the watch cache lost track of the store and is filled anew");
                     match self.reload().await {
                         Ok(present) => revision = present,
                         Err(error) => {
@@ -152,26 +183,21 @@ impl Feed {
 
     async fn follow(
         &self,
-        revision: &mut u64,
+        revision: u64,
         joining: &mut mpsc::Receiver<Joining>,
         stop: &CancellationToken,
     ) -> Result<(), Error> {
         let prefix = Bytes::from_static(REGISTRY.as_bytes());
-        let mut changes = self.store.watch(prefix, *revision + 1).await?;
+        let (lost, mut end) = mpsc::channel(1);
+        let applying = Applying { feed: self.clone(), stop: stop.clone(), lost };
+        self.store.observe(prefix, revision + 1, Box::new(applying)).await?;
         loop {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
-                events = changes.next() => {
-                    let Some(events) = events else { return Ok(()) };
-                    for event in &*events? {
-                        self.apply(event);
-                        *revision = event.kv.mod_revision;
-                    }
-                    self.progress.advance(*revision);
-                }
+                error = end.recv() => return error.map_or(Ok(()), Err),
                 Some(Joining { path, kind, done }) = joining.recv() => {
-                    let filled = self.join(path, kind, *revision).await;
+                    let filled = self.join(path, kind).await;
                     // Whoever asked may have gone away; the kind is known all the same.
                     let _ = done.send(filled);
                 }
@@ -179,9 +205,25 @@ impl Feed {
         }
     }
 
-    /// Fills the cache of a kind with what the store had at the revision up to which all changes are applied, so that the next
-    /// change applied is the first one it has not seen.
-    async fn join(&self, path: Box<str>, kind: Arc<KindStore>, revision: u64) -> Result<(), Error> {
+    /// Fills the cache of a kind with what the store had at some revision, and then with the changes since.
+    async fn join(&self, path: Box<str>, kind: Arc<KindStore>) -> Result<(), Error> {
+        let revision = {
+            let mut arriving = self.turn.lock();
+            arriving.insert(path.clone(), Vec::new());
+            self.progress.applied()
+        };
+        let filled = self.fill(&path, &kind, revision).await;
+        let mut arriving = self.turn.lock();
+        let since = arriving.remove(&path).unwrap_or_default();
+        filled?;
+        since.iter().for_each(|event| apply_to(&kind, event));
+        if let Some(replaced) = self.kinds.write().insert(path, kind) {
+            replaced.cache().close();
+        }
+        Ok(())
+    }
+
+    async fn fill(&self, path: &str, kind: &KindStore, revision: u64) -> Result<(), Error> {
         let prefix = format!("{REGISTRY}{path}/").into();
         let mut range = Range { prefix, limit: LOAD_CHUNK, revision: Some(revision), ..Range::default() };
         loop {
@@ -194,23 +236,17 @@ impl Feed {
             range.start = [&last.key[..], &[0]].concat().into();
         }
         kind.cache().set_floor(revision);
-        if let Some(replaced) = self.kinds.write().insert(path, kind) {
-            replaced.cache().close();
-        }
         Ok(())
     }
 
-    fn apply(&self, event: &Event) {
-        let Some((kind, key)) = split(&event.kv.key) else { return };
-        let kinds = self.kinds.read();
-        let Some(kind) = kinds.get(kind) else { return };
-        let revision = event.kv.mod_revision;
-        kind.cache().apply(if event.deleted {
-            Change::Delete { key: key.into(), revision }
-        } else {
-            let change = if event.previous.is_some() { EventType::Modified } else { EventType::Added };
-            Change::Put(Arc::new(kind.parse(change, key, &event.kv.value, revision)))
-        });
+    fn apply(&self, event: &Event, arriving: &mut Arriving) {
+        let Some((path, _)) = split(&event.kv.key) else { return };
+        if let Some(since) = arriving.get_mut(path) {
+            since.push(event.clone());
+        }
+        if let Some(kind) = self.kinds.read().get(path) {
+            apply_to(kind, event);
+        }
     }
 
     /// Starts over: watchers are dropped, since what happened in between is unknown.
@@ -220,6 +256,17 @@ impl Feed {
         }
         self.load().await
     }
+}
+
+fn apply_to(kind: &KindStore, event: &Event) {
+    let Some((_, key)) = split(&event.kv.key) else { return };
+    let revision = event.kv.mod_revision;
+    kind.cache().apply(if event.deleted {
+        Change::Delete { key: key.into(), revision }
+    } else {
+        let change = if event.previous.is_some() { EventType::Modified } else { EventType::Added };
+        Change::Put(Arc::new(kind.parse(change, key, &event.kv.value, revision)))
+    });
 }
 
 /// A cached object of the past, as the store still knows it.

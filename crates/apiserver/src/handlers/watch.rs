@@ -3,7 +3,7 @@
 use super::options::ListOptions;
 use crate::body::{Body, BodyError};
 use crate::call::Call;
-use crate::encode::watch_line;
+use crate::encode::{partial, watch_line};
 use crate::negotiate::{Accept, Format, Shape};
 use crate::respond;
 use crate::served::Served;
@@ -13,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
-use machinery::Status;
+use machinery::{Status, protobuf};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -28,6 +28,8 @@ const DURATION_SECONDS_MIN: u64 = 1800;
 const DURATION_SECONDS_SPREAD: u64 = 1800;
 /// Bookmarks come this often, or up to a quarter later.
 const BOOKMARK_SECONDS: f32 = 60.0;
+/// Where the word for what happened begins in a line.
+const LINE_HEAD: usize = "{\"type\":\"".len();
 /// Lines sent together at most, in bytes.
 const BATCH_BYTES: usize = 64 << 10;
 
@@ -90,6 +92,25 @@ impl Shown {
         self.accept == Accept::default() && self.served.is_plain(object)
     }
 
+    /// An event out of what is cached, where that is what the client wants to see.
+    fn ready(&self, kind: &str, entry: &Entry) -> Option<Bytes> {
+        if self.accept.is_plain_protobuf() {
+            let message = entry.message(self.served.message_type()?);
+            let object = protobuf::wrap(&self.served.api_version, &self.served.resource.kind, message);
+            return Some(protobuf::watch_frame(kind, &object).into());
+        }
+        if let Some(beta) = self.accept.is_json_metadata()
+            && self.served.is_plain(&entry.object)
+        {
+            return Some(watch_line(kind, &partial(&entry.object.body, table::version(beta))?));
+        }
+        if !self.plain(&entry.object) {
+            return None;
+        }
+        let fits = entry.line.get(LINE_HEAD..).is_some_and(|line| line.starts_with(kind.as_bytes()));
+        Some(if fits { entry.line.clone() } else { watch_line(kind, &entry.object.body) })
+    }
+
     fn line(&mut self, kind: &str, object: Value) -> Bytes {
         let value = match self.accept.shape {
             Shape::Object => object,
@@ -107,7 +128,7 @@ impl Shown {
         if self.accept.format == Format::Protobuf
             && let Some(object) = respond::as_protobuf(object)
         {
-            return machinery::protobuf::watch_frame(kind, &object).into();
+            return protobuf::watch_frame(kind, &object).into();
         }
         watch_line(kind, object.to_string().as_bytes())
     }
@@ -197,9 +218,8 @@ impl Watch {
     }
 
     async fn added(&mut self, entry: &Entry) -> Bytes {
-        if self.shown.plain(&entry.object) {
-            let fits = entry.line.starts_with(b"{\"type\":\"ADDED\"");
-            return if fits { entry.line.clone() } else { watch_line("ADDED", &entry.object.body) };
+        if let Some(line) = self.shown.ready("ADDED", entry) {
+            return line;
         }
         match self.shown.served.value(&entry.object).await {
             Ok(value) => self.shown.line("ADDED", value),
@@ -242,8 +262,10 @@ impl Watch {
 
     async fn line(&mut self, delivery: &Delivery) -> Bytes {
         let event = &delivery.event;
-        if delivery.kind == event.kind && self.shown.plain(&event.entry.object) {
-            return event.entry.line.clone();
+        if delivery.kind == event.kind
+            && let Some(line) = self.shown.ready(event.kind.as_str(), &event.entry)
+        {
+            return line;
         }
         let left = delivery.kind == EventType::Deleted && event.kind != EventType::Deleted;
         let shown = event.previous.as_ref().filter(|_| left).unwrap_or(&event.entry);

@@ -7,7 +7,7 @@ mod read;
 mod write;
 
 pub use read::{ReadError, decode, decode_message};
-pub use write::{encode, encode_message, watch_frame};
+pub use write::{CLOSE, encode, encode_message, item_head_len, open, open_item, watch_frame, wrap};
 
 /// What every encoded object begins with.
 pub const MAGIC: &[u8; 4] = b"k8s\0";

@@ -375,6 +375,25 @@ mod tests {
     }
 
     #[test]
+    fn a_list_in_pieces_is_a_list() {
+        let ty = find("v1", "ConfigMapList").unwrap();
+        assert_eq!(ty.field("items").unwrap().number(), 2);
+        let map = |size: usize| json!({"metadata": {"name": "m"}, "data": {"k": "x".repeat(size)}});
+        let items: Vec<Value> = [0, 1, 90, 127, 128, 16_000, 17_000].map(map).into();
+        let whole =
+            json!({"apiVersion": "v1", "kind": "ConfigMapList", "metadata": {"resourceVersion": "7"}, "items": items});
+        let mut message = super::super::encode_message(&json!({"metadata": {"resourceVersion": "7"}}), ty);
+        for item in whole["items"].as_array().unwrap() {
+            let item = super::super::encode_message(item, find("v1", "ConfigMap").unwrap());
+            let before = message.len();
+            super::super::open_item(&mut message, item.len());
+            assert_eq!(message.len() - before, super::super::item_head_len(item.len()));
+            message.extend(item);
+        }
+        assert_eq!(super::super::wrap("v1", "ConfigMapList", &message), encode(&whole, ty));
+    }
+
+    #[test]
     fn bad_bodies() {
         assert_eq!(decode(b"{}", None, find), Err(ReadError::NoMagic));
         assert_eq!(decode(MAGIC, None, find), Err(ReadError::NoKind));

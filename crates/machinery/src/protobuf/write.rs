@@ -14,19 +14,49 @@ const BYTES: u64 = 2;
 /// An object with its head: `k8s\0`, version, kind and message.
 pub fn encode(object: &Value, ty: TypeRef<'_>) -> Vec<u8> {
     let text = |field: &str| object.get(field).and_then(Value::as_str).unwrap_or_default();
-    let mut out = Writer::default();
-    // Content encoding and type are written although empty, as upstream does.
-    out.text("", 4);
-    out.text("", 3);
-    let start = out.0.len();
-    out.body(object, ty);
-    out.head(2, start);
-    let start = out.0.len();
-    out.text(text("kind"), 2);
-    out.text(text("apiVersion"), 1);
-    out.head(1, start);
-    out.0.extend(MAGIC.iter().rev());
-    out.finish()
+    wrap(text("apiVersion"), text("kind"), &encode_message(object, ty))
+}
+
+/// A message with its head.
+pub fn wrap(api_version: &str, kind: &str, message: &[u8]) -> Vec<u8> {
+    let mut out = open(api_version, kind, message.len());
+    out.reserve(message.len() + CLOSE.len());
+    out.extend_from_slice(message);
+    out.extend_from_slice(CLOSE);
+    out
+}
+
+/// What goes before a message of a length; [`CLOSE`] goes behind it.
+pub fn open(api_version: &str, kind: &str, length: usize) -> Vec<u8> {
+    let mut head = Writer::default();
+    head.varint(length as u64);
+    head.tag(2, BYTES);
+    let start = head.0.len();
+    head.text(kind, 2);
+    head.text(api_version, 1);
+    head.head(1, start);
+    head.0.extend(MAGIC.iter().rev());
+    head.finish()
+}
+
+/// Content encoding and type, which are written although empty, as upstream does.
+pub const CLOSE: &[u8] = &[0x1a, 0, 0x22, 0];
+
+/// What goes before an item of a length in a list's message.
+pub fn open_item(out: &mut impl Extend<u8>, length: usize) {
+    // Every list has its items in field 2.
+    out.extend([(2 << 3) | BYTES as u8]);
+    let mut left = length;
+    while left > 0x7f {
+        out.extend([(left & 0x7f) as u8 | 0x80]);
+        left >>= 7;
+    }
+    out.extend([left as u8]);
+}
+
+/// How many bytes [`open_item`] writes.
+pub fn item_head_len(length: usize) -> usize {
+    1 + (usize::BITS - (length | 1).leading_zeros()).div_ceil(7) as usize
 }
 
 /// The bare message of an object.
@@ -38,14 +68,18 @@ pub fn encode_message(object: &Value, ty: TypeRef<'_>) -> Vec<u8> {
 
 /// A watch event as it is streamed: its length in four bytes, then a `WatchEvent` holding an encoded object.
 pub fn watch_frame(kind: &str, object: &[u8]) -> Vec<u8> {
-    let mut out = Writer::default();
-    let start = out.0.len();
-    out.blob(object, 1);
-    out.head(2, start);
-    out.text(kind, 1);
-    let length = u32::try_from(out.0.len()).unwrap_or(u32::MAX);
-    out.0.extend(length.to_be_bytes().iter().rev());
-    out.finish()
+    let mut head = Writer::default();
+    head.varint(object.len() as u64);
+    head.tag(1, BYTES);
+    head.varint((head.0.len() + object.len()) as u64);
+    head.tag(2, BYTES);
+    head.text(kind, 1);
+    let length = u32::try_from(head.0.len() + object.len()).unwrap_or(u32::MAX);
+    head.0.extend(length.to_be_bytes().iter().rev());
+    let mut out = head.finish();
+    out.reserve(object.len());
+    out.extend_from_slice(object);
+    out
 }
 
 /// Bytes in reverse.

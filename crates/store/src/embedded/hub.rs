@@ -1,6 +1,6 @@
 //! History and watchers: what happened recently, and who wants to know.
 
-use crate::{Error, Event, Events, Revision, WatchStream};
+use crate::{Error, Event, Events, Observer, Revision, WatchStream};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
@@ -16,7 +16,13 @@ const EVENT_BYTES: usize = 200;
 
 struct Watcher {
     prefix: Bytes,
-    send: mpsc::Sender<Result<Events, Error>>,
+    to: To,
+}
+
+/// Where events go.
+enum To {
+    Queue(mpsc::Sender<Result<Events, Error>>),
+    Observer(Box<dyn Observer>),
 }
 
 struct Entry {
@@ -59,7 +65,7 @@ impl Hub {
         let now = Instant::now();
         for (revision, events) in changes {
             state.revision = revision;
-            state.watchers.retain(|w| deliver(w, &events));
+            state.watchers.retain_mut(|w| deliver(w, &events));
             let bytes = events.iter().map(cost).sum();
             state.bytes += bytes;
             state.history.push_back(Entry { revision, at: now, bytes, events });
@@ -82,7 +88,12 @@ impl Hub {
         state.bytes = 0;
         (state.revision, state.compacted) = (revision, revision);
         for watcher in state.watchers.drain(..) {
-            let _ = watcher.send.try_send(Err(Error::Compacted { requested: revision, oldest: revision }));
+            let error = Error::Compacted { requested: revision, oldest: revision };
+            match watcher.to {
+                // A watcher that went away does not need to know.
+                To::Queue(send) => drop(send.try_send(Err(error))),
+                To::Observer(mut observer) => observer.lost(error),
+            }
         }
         drop(state);
         self.published.send_replace(revision);
@@ -116,20 +127,24 @@ impl Hub {
 
     pub(super) fn watch(&self, prefix: Bytes, from: Revision) -> Result<WatchStream, Error> {
         let mut state = self.state.lock();
-        if from <= state.compacted && from != 0 {
-            return Err(Error::Compacted { requested: from, oldest: state.compacted + 1 });
-        }
-        let first = if from == 0 { state.history.len() } else { state.history.partition_point(|e| e.revision < from) };
-        let missed: Vec<Events> =
-            state.history.range(first..).filter_map(|e| under_prefix(&e.events, &prefix)).collect();
+        let missed: Vec<Events> = missed(&state, from)?.filter_map(|events| under_prefix(events, &prefix)).collect();
         let (send, receive) = mpsc::channel(WATCHER_QUEUE + missed.len());
         for events in missed {
             // The queue has room for all of them.
             let _ = send.try_send(Ok(events));
         }
-        state.watchers.retain(|w| !w.send.is_closed());
-        state.watchers.push(Watcher { prefix, send });
+        state.watchers.retain(|w| !matches!(&w.to, To::Queue(send) if send.is_closed()));
+        state.watchers.push(Watcher { prefix, to: To::Queue(send) });
         Ok(ReceiverStream::new(receive))
+    }
+
+    pub(super) fn observe(&self, prefix: Bytes, from: Revision, observer: Box<dyn Observer>) -> Result<(), Error> {
+        let mut state = self.state.lock();
+        let mut watcher = Watcher { prefix, to: To::Observer(observer) };
+        if missed(&state, from)?.all(|events| deliver(&mut watcher, events)) {
+            state.watchers.push(watcher);
+        }
+        Ok(())
     }
 
     pub(super) fn compact(&self, revision: Revision) -> Result<(), Error> {
@@ -166,12 +181,24 @@ fn under_prefix(events: &Events, prefix: &[u8]) -> Option<Events> {
     }
 }
 
-/// Hands events to a watcher; false drops it. The last place of its queue is kept for the reason.
-fn deliver(watcher: &Watcher, events: &Events) -> bool {
-    let Some(events) = under_prefix(events, &watcher.prefix) else { return true };
-    if watcher.send.capacity() <= 1 {
-        let _ = watcher.send.try_send(Err(Error::Slow));
-        return false;
+/// What happened since a revision (0: nothing), as far as it is remembered.
+fn missed(state: &State, from: Revision) -> Result<impl Iterator<Item = &Events>, Error> {
+    if from <= state.compacted && from != 0 {
+        return Err(Error::Compacted { requested: from, oldest: state.compacted + 1 });
     }
-    watcher.send.try_send(Ok(events)).is_ok()
+    let first = if from == 0 { state.history.len() } else { state.history.partition_point(|e| e.revision < from) };
+    Ok(state.history.range(first..).map(|entry| &entry.events))
+}
+
+/// Hands events to a watcher; false drops it. The last place of its queue is kept for the reason.
+fn deliver(watcher: &mut Watcher, events: &Events) -> bool {
+    let Some(events) = under_prefix(events, &watcher.prefix) else { return true };
+    match &mut watcher.to {
+        To::Observer(observer) => observer.changed(&events),
+        To::Queue(send) if send.capacity() <= 1 => {
+            let _ = send.try_send(Err(Error::Slow));
+            false
+        }
+        To::Queue(send) => send.try_send(Ok(events)).is_ok(),
+    }
 }

@@ -9,11 +9,14 @@ mod disk;
 mod hub;
 mod writer;
 
-use crate::{Error, Guard, KeyValue, Range, RangeResult, Revision, Store, Txn, TxnResult, WatchStream};
+use crate::{
+    Error, Event, Guard, KeyValue, Observer, Range, RangeResult, Revision, Store, Txn, TxnResult, WatchStream,
+};
 use async_trait::async_trait;
 use bytes::Bytes;
 use disk::Disk;
 use hub::Hub;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,29 +78,44 @@ impl Embedded {
         Ok(Embedded { disk, hub, requests: Some(requests), writer: Some(thread) })
     }
 
-    /// The past as of `revision`: the present of a snapshot, with later changes undone.
+    /// The past as of `revision`: the present of a snapshot, with later changes undone. Reads no more keys of the present than are asked for and
+    /// were changed since.
     async fn range_past(&self, range: Range, revision: Revision) -> Result<RangeResult, Error> {
         self.hub.check_readable(revision)?;
-        let disk = Arc::clone(&self.disk);
-        let all = Range { limit: 0, revision: None, ..range.clone() };
-        let present = blocking(move || disk.range(&all)).await?;
-        self.hub.wait_published(present.revision).await;
-        let undo = self.hub.changes_between(&range.prefix, revision, present.revision)?;
-        let mut kvs: std::collections::BTreeMap<Bytes, KeyValue> =
-            present.kvs.into_iter().map(|kv| (kv.key.clone(), kv)).collect();
-        for event in undo.into_iter().rev() {
-            match event.previous {
-                Some(previous) => kvs.insert(previous.key.clone(), previous),
-                None => kvs.remove(&event.kv.key),
-            };
+        let mut changed = self.hub.changes_between(&range.prefix, revision, self.hub.revision())?.len();
+        loop {
+            // Each change since may have added a key that goes.
+            let limit = if range.limit == 0 { 0 } else { range.limit.saturating_add(changed).saturating_add(1) };
+            let (disk, now) = (Arc::clone(&self.disk), Range { limit, revision: None, ..range.clone() });
+            let present = blocking(move || disk.range(&now)).await?;
+            self.hub.wait_published(present.revision).await;
+            let undo = self.hub.changes_between(&range.prefix, revision, present.revision)?;
+            if limit == 0 || undo.len() <= changed {
+                return Ok(undone(present, undo, &range, revision));
+            }
+            changed = undo.len();
         }
-        let mut kvs: Vec<KeyValue> = kvs.into_values().filter(|kv| kv.key >= range.start).collect();
-        let more = range.limit > 0 && kvs.len() > range.limit;
-        if more {
-            kvs.truncate(range.limit);
-        }
-        Ok(RangeResult { kvs, revision, more })
     }
+}
+
+/// What was read of the present as it was at `revision`.
+fn undone(present: RangeResult, undo: Vec<Event>, range: &Range, revision: Revision) -> RangeResult {
+    // What lies beyond the last key read is another page's.
+    let end = present.kvs.last().filter(|_| present.more).map(|last| last.key.clone());
+    let within = |key: &Bytes| *key >= range.start && end.as_ref().is_none_or(|end| key <= end);
+    let mut kvs: BTreeMap<Bytes, KeyValue> = present.kvs.into_iter().map(|kv| (kv.key.clone(), kv)).collect();
+    for event in undo.into_iter().rev().filter(|event| within(&event.kv.key)) {
+        match event.previous {
+            Some(previous) => kvs.insert(previous.key.clone(), previous),
+            None => kvs.remove(&event.kv.key),
+        };
+    }
+    let mut kvs: Vec<KeyValue> = kvs.into_values().collect();
+    let more = range.limit > 0 && (present.more || kvs.len() > range.limit);
+    if more {
+        kvs.truncate(range.limit);
+    }
+    RangeResult { kvs, revision, more }
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
@@ -116,7 +134,6 @@ impl Store for Embedded {
 
     async fn range(&self, range: Range) -> Result<RangeResult, Error> {
         match range.revision {
-            Some(revision) if revision != self.hub.revision() => self.range_past(range, revision).await,
             Some(revision) => self.range_past(range, revision).await,
             None => {
                 let disk = Arc::clone(&self.disk);
@@ -134,6 +151,10 @@ impl Store for Embedded {
 
     async fn watch(&self, prefix: Bytes, from: Revision) -> Result<WatchStream, Error> {
         self.hub.watch(prefix, from)
+    }
+
+    async fn observe(&self, prefix: Bytes, from: Revision, observer: Box<dyn Observer>) -> Result<(), Error> {
+        self.hub.observe(prefix, from, observer)
     }
 
     async fn compact(&self, revision: Revision) -> Result<(), Error> {
