@@ -38,6 +38,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         endpoints: apiserver::endpoint::Endpoints::new(),
         allocators: Vec::new(),
         flow: None,
+        tokens: None,
         aggregator: None,
     };
     let api = ApiServer::new(Config::default(), storage, chain, stop.clone());

@@ -243,10 +243,10 @@ fn kubernetes_service(config: &Bootstrap) -> Value {
 fn service_cidr(config: &Bootstrap) -> Value {
     json!({
         "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR",
-        "metadata": {"name": "kubernetes"},
+        "metadata": {"name": "kubernetes", "finalizers": ["networking.k8s.io/service-cidr-finalizer"]},
         "spec": {"cidrs": [config.service_cidr]},
         "status": {"conditions": [{
-            "type": "Ready", "status": "True", "reason": "", "message": "Kubernetes default Service CIDR is ready",
+            "type": "Ready", "status": "True", "reason": "", "message": "Kubernetes Service CIDR is ready",
             "lastTransitionTime": machinery::time::now(),
         }]},
     })

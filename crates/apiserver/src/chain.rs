@@ -4,6 +4,7 @@ use crate::aggregate::Aggregator;
 use crate::context::{AdmissionPlugin, Attributes, Authenticator, Authorizer, Decision, Peer, UserInfo};
 use crate::endpoint::Endpoints;
 use crate::flow::FlowControl;
+use crate::token::Tokens;
 use async_trait::async_trait;
 use http::request::Parts;
 use machinery::Status;
@@ -37,6 +38,8 @@ pub struct Chain {
     pub endpoints: Endpoints,
     /// What is scarce.
     pub allocators: Vec<Arc<dyn Allocator>>,
+    /// Issues tokens; none when there are none.
+    pub tokens: Option<Arc<Tokens>>,
     /// Who may run now; none when everybody may.
     pub flow: Option<Arc<FlowControl>>,
     /// What other servers serve; none when there can be none.

@@ -35,7 +35,6 @@ enum Kind {
     SelfSubjectRules,
     SelfSubject,
     Token,
-    TokenRequest,
     Discovery,
     Keys,
 }
@@ -52,7 +51,6 @@ impl Reviews {
             ((AUTHORIZATION, "selfsubjectrulesreviews", ""), Kind::SelfSubjectRules),
             ((AUTHENTICATION, "selfsubjectreviews", ""), Kind::SelfSubject),
             ((AUTHENTICATION, "tokenreviews", ""), Kind::Token),
-            (("", "serviceaccounts", "token"), Kind::TokenRequest),
             // No resources but paths.
             (("", "/.well-known/openid-configuration", ""), Kind::Discovery),
             (("", "/openid/v1/jwks", ""), Kind::Keys),
@@ -180,11 +178,7 @@ impl Endpoint for Review {
             return Err(Status::bad_request("the body must be an object"));
         }
         let user = request.attributes.user.clone();
-        let (namespace, name) = (request.attributes.namespace.clone(), request.attributes.name.clone());
-        if let Kind::TokenRequest = self.1 {
-            let answer = reviews.tokens.request(&namespace, &name, object).await?;
-            return request.answer(StatusCode::CREATED, &answer);
-        }
+        let namespace = request.attributes.namespace.clone();
         let spec = object.get("spec").cloned().unwrap_or_default();
         let status = match self.1 {
             Kind::SubjectAccess => reviews.decide(Arc::new(subject(&spec)?), &spec)?,

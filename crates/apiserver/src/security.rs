@@ -25,6 +25,8 @@ pub struct SecurityConfig {
     pub issuer: String,
     /// Where clients reach the API server: `host:port`.
     pub address: String,
+    /// Where requests without credentials are let in.
+    pub anonymous: authn::Anonymous,
     /// Where Services get their addresses and node ports.
     pub services: ServiceRange,
 }
@@ -50,15 +52,16 @@ pub fn chain(
     let mut endpoints = Endpoints::new();
     connect.endpoints(&mut endpoints);
     reviews.endpoints(&mut endpoints);
-    let mut plugins = admission::plugins(storage)?;
+    let mut plugins = admission::plugins(storage, &(authorizer.clone() as Arc<dyn Authorizer>))?;
     plugins.push(Arc::new(RoleGuard::new(rbac, authorizer.clone())));
     plugins.extend(admission::configured(storage)?);
     plugins.push(admission::resource_quota(storage)?);
     Ok(Chain {
-        authenticator: Arc::new(authn::Chain::new(tokens, authorizer.clone())),
+        authenticator: Arc::new(authn::Chain::new(pki, tokens.clone(), authorizer.clone(), config.anonymous)),
         authorizer,
         admission: plugins,
         endpoints,
+        tokens: Some(tokens.clone()),
         flow: Some(FlowControl::new(storage)?),
         aggregator: Some(aggregator),
         allocators: vec![Arc::new(Allocator::new(storage.clone(), config.services))],

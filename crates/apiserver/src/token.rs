@@ -3,8 +3,11 @@
 //! Tokens are JWTs signed with RS256 and bound to objects: a token is good while its service account, and the pod, node or
 //! secret it names, exist with the same uid.
 
+mod legacy;
+
 use crate::context::UserInfo;
-use crate::storage::{Entry, Storage};
+use crate::meta;
+use crate::storage::Storage;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use machinery::Status;
@@ -19,6 +22,8 @@ use std::sync::Arc;
 const TOKEN_BYTES_MAX: usize = 16 << 10;
 /// Seconds a clock may differ.
 const LEEWAY_SECONDS: i64 = 60;
+const GROUP: &str = "authentication.k8s.io";
+const KIND: &str = "TokenRequest";
 const LIFE_SECONDS_DEFAULT: i64 = 3_600;
 const LIFE_SECONDS_MIN: i64 = 600;
 const LIFE_SECONDS_MAX: i64 = 1 << 32;
@@ -48,6 +53,9 @@ pub enum TokenError {
     /// What it is bound to is gone.
     #[error("service account token has been invalidated: {0} is gone")]
     Unbound(&'static str),
+    /// It lies in a Secret no more, or another does.
+    #[error("{0}")]
+    Invalidated(String),
     /// There is no key yet, and there will be none.
     #[error("the signing key is missing: {0}")]
     Key(String),
@@ -114,7 +122,14 @@ impl Tokens {
         audiences: Option<&[String]>,
     ) -> Result<(UserInfo, Vec<String>), TokenError> {
         let key = self.pki.service_account_key().await.map_err(|e| TokenError::Key(e.to_string()))?;
-        let claims = verify(key.public(), token)?;
+        let claims = match verify(key.public(), token)? {
+            Verified::Bound(claims) => claims,
+            Verified::Legacy(claims) => {
+                // It was made for nobody in particular: for the API server, then.
+                let fitting = self.fitting(&self.audiences, audiences)?;
+                return legacy::authenticate(&self.storage, &claims, token).map(|user| (user, fitting));
+            }
+        };
         if claims.iss != self.issuer {
             return Err(TokenError::Issuer);
         }
@@ -122,22 +137,28 @@ impl Tokens {
         if claims.exp + LEEWAY_SECONDS < now || claims.nbf - LEEWAY_SECONDS > now {
             return Err(TokenError::Expired);
         }
-        let wanted = audiences.filter(|wanted| !wanted.is_empty()).unwrap_or(&self.audiences);
-        let fitting: Vec<String> = wanted.iter().filter(|audience| claims.aud.contains(audience)).cloned().collect();
-        if fitting.is_empty() {
-            return Err(TokenError::Audience(claims.aud, wanted.to_vec()));
-        }
-        self.check_bound(&claims.kubernetes)?;
+        let fitting = self.fitting(&claims.aud, audiences)?;
+        self.check_bound(&claims.kubernetes, now)?;
         Ok((user(&claims), fitting))
     }
 
-    /// What a token names must still be there.
-    fn check_bound(&self, kubernetes: &Kubernetes) -> Result<(), TokenError> {
+    /// Of the audiences wanted (ours, when none are given), those that a token is for; an error when there is none.
+    fn fitting(&self, of_token: &[String], wanted: Option<&[String]>) -> Result<Vec<String>, TokenError> {
+        let wanted = wanted.filter(|wanted| !wanted.is_empty()).unwrap_or(&self.audiences);
+        let fitting: Vec<String> = wanted.iter().filter(|audience| of_token.contains(audience)).cloned().collect();
+        if fitting.is_empty() {
+            return Err(TokenError::Audience(of_token.to_vec(), wanted.to_vec()));
+        }
+        Ok(fitting)
+    }
+
+    /// What a token names must still be there; what is being deleted is for a minute more.
+    fn check_bound(&self, kubernetes: &Kubernetes, now: i64) -> Result<(), TokenError> {
         let namespace = kubernetes.namespace.as_str();
         let exists = |resource: &str, namespace: &str, bound: &Bound| {
             let kind = self.storage.kind("", resource).ok();
-            let entry = kind.and_then(|kind| kind.get(namespace, &bound.name));
-            entry.is_some_and(|entry| *entry.uid == *bound.uid && !long_gone(&entry))
+            let entry = kind.and_then(|kind| kind.get(namespace, &bound.name)).filter(|entry| *entry.uid == *bound.uid);
+            entry.is_some_and(|entry| legacy::deleted_at(&entry).is_none_or(|at| at >= now - LEEWAY_SECONDS))
         };
         if !exists("serviceaccounts", namespace, &kubernetes.serviceaccount) {
             return Err(TokenError::Unbound("the service account"));
@@ -156,8 +177,43 @@ impl Tokens {
         Ok(())
     }
 
-    /// Serves a TokenRequest for a service account: the request with its status filled in.
-    pub async fn request(&self, namespace: &str, name: &str, mut request: Value) -> Result<Value, Status> {
+    /// Fills in what a TokenRequest for a service account leaves open, and says what is wrong with it.
+    pub(crate) fn complete(&self, namespace: &str, name: &str, request: &mut Value) -> Result<(), Status> {
+        let account = self.storage.kind("", "serviceaccounts")?.find(namespace, name)?;
+        let metadata = meta::metadata(request);
+        let mut errors = Vec::new();
+        for (field, is, of) in [("name", name, "name"), ("namespace", namespace, "namespace")] {
+            let given = metadata.entry(field).or_insert_with(|| is.into());
+            if given != is && given != "" {
+                let detail = format!("must match the service account {of} if specified");
+                errors.push(FieldError::invalid(&Path::new("metadata").child(field), given.clone(), detail));
+            }
+        }
+        if !errors.is_empty() {
+            return Err(Status::invalid(GROUP, KIND, name, errors));
+        }
+        let uid = metadata.entry("uid").or_insert_with(|| account.uid.to_string().into());
+        if *uid != *account.uid {
+            let why = format!(
+                "the UID in the token request ({}) does not match the UID of the service account ({})",
+                uid.as_str().unwrap_or_default(),
+                account.uid
+            );
+            return Err(Status::conflict(GROUP, KIND, name, why));
+        }
+        metadata.insert("creationTimestamp".to_owned(), machinery::time::now().into());
+        let spec = Spec::read(request, &self.audiences)?;
+        request["apiVersion"] = json!("authentication.k8s.io/v1");
+        request["kind"] = json!(KIND);
+        let members = meta::member(request, "spec");
+        members.insert("audiences".to_owned(), json!(spec.audiences));
+        members.insert("expirationSeconds".to_owned(), json!(spec.seconds));
+        request["status"] = json!({"token": "", "expirationTimestamp": null});
+        Ok(())
+    }
+
+    /// Serves a TokenRequest for a service account, completed and admitted: the request with its status filled in.
+    pub(crate) async fn request(&self, namespace: &str, name: &str, mut request: Value) -> Result<Value, Status> {
         let account = self.storage.kind("", "serviceaccounts")?.find(namespace, name)?;
         let spec = Spec::read(&request, &self.audiences)?;
         let bound = self.bind(namespace, name, &spec)?;
@@ -185,13 +241,6 @@ impl Tokens {
         let token = sign(&key, &claims)?;
         // The kubelet renews by this time, not by the longer life of an extended token.
         let expires = jiff::Timestamp::from_second(now + spec.seconds).map_err(Status::internal)?;
-        request["apiVersion"] = json!("authentication.k8s.io/v1");
-        request["kind"] = json!("TokenRequest");
-        request["metadata"] = json!({
-            "name": name, "namespace": namespace, "creationTimestamp": machinery::time::now(),
-        });
-        request["spec"]["audiences"] = json!(spec.audiences);
-        request["spec"]["expirationSeconds"] = json!(spec.seconds);
         request["status"] = json!({"token": token, "expirationTimestamp": machinery::time::format(expires)});
         Ok(request)
     }
@@ -221,14 +270,14 @@ impl Tokens {
         match resource {
             "pods" => {
                 let pod = entry.value();
-                let used = crate::meta::text_at(&pod, &["spec", "serviceAccountName"]);
+                let used = meta::text_at(&pod, &["spec", "serviceAccountName"]);
                 if used != account {
                     let why = format!(
                         "cannot bind token for serviceaccount {account:?} to pod running with different serviceaccount name."
                     );
                     return Err(Status::bad_request(why));
                 }
-                bound.node = self.node_of(crate::meta::text_at(&pod, &["spec", "nodeName"]))?;
+                bound.node = self.node_of(meta::text_at(&pod, &["spec", "nodeName"]))?;
                 bound.pod = Some(found);
             }
             "secrets" => bound.secret = Some(found),
@@ -295,24 +344,13 @@ impl Spec {
             errors.push(FieldError::invalid(&field, seconds, "may not specify a duration larger than 2^32 seconds"));
         }
         if !errors.is_empty() {
-            return Err(Status::invalid("authentication.k8s.io", "TokenRequest", "", errors));
+            return Err(Status::invalid(GROUP, KIND, "", errors));
         }
         let reference = &spec["boundObjectRef"];
         let text = |field: &str| reference[field].as_str().unwrap_or_default().to_owned();
         let bound = reference.is_object().then(|| (text("kind"), text("name"), text("uid")));
         Ok(Self { audiences: if named.is_empty() { audiences.to_vec() } else { named }, seconds, bound })
     }
-}
-
-/// Whether the object should have been gone for a while: a finalizer that keeps it does not keep its tokens.
-fn long_gone(entry: &Entry) -> bool {
-    // Few objects are being deleted; only those are decoded.
-    if !std::str::from_utf8(&entry.object.body).is_ok_and(|text| text.contains("\"deletionTimestamp\"")) {
-        return false;
-    }
-    let object = entry.value();
-    let due = crate::meta::text(&object, "deletionTimestamp").parse::<jiff::Timestamp>();
-    due.is_ok_and(|due| due.as_second() + LEEWAY_SECONDS < jiff::Timestamp::now().as_second())
 }
 
 fn user(claims: &Claims) -> UserInfo {
@@ -341,15 +379,12 @@ fn user(claims: &Claims) -> UserInfo {
 }
 
 fn sign(key: &pki::ServiceAccountKey, claims: &Claims) -> Result<String, Status> {
-    let header = URL_SAFE_NO_PAD.encode(json!({"alg": "RS256", "kid": key.public().id}).to_string());
-    let claims = URL_SAFE_NO_PAD.encode(serde_json::to_vec(claims).map_err(Status::internal)?);
-    let signature = key.sign(format!("{header}.{claims}").as_bytes()).map_err(Status::internal)?;
-    Ok(format!("{header}.{claims}.{}", URL_SAFE_NO_PAD.encode(signature)))
+    key.token(&serde_json::to_vec(claims).map_err(Status::internal)?).map_err(Status::internal)
 }
 
 /// The claims of a token with a good signature. Nothing is believed before the signature has been checked, and the
 /// header chooses neither key nor algorithm.
-fn verify(key: &pki::VerifyingKey, token: &str) -> Result<Claims, TokenError> {
+fn verify(key: &pki::VerifyingKey, token: &str) -> Result<Verified, TokenError> {
     if token.len() > TOKEN_BYTES_MAX {
         return Err(TokenError::Malformed("too long"));
     }
@@ -364,13 +399,26 @@ fn verify(key: &pki::VerifyingKey, token: &str) -> Result<Claims, TokenError> {
     if !key.verify(signed.as_bytes(), &decode(signature)?) {
         return Err(TokenError::Signature);
     }
+    let claims = decode(claims)?;
+    if let Some(legacy) = legacy::Claims::read(&claims) {
+        return Ok(Verified::Legacy(legacy));
+    }
     let claims: Claims =
-        serde_json::from_slice(&decode(claims)?).map_err(|_| TokenError::Malformed("its claims are not ours"))?;
+        serde_json::from_slice(&claims).map_err(|_| TokenError::Malformed("its claims are not ours"))?;
     let (namespace, name) = (&claims.kubernetes.namespace, &claims.kubernetes.serviceaccount.name);
     if claims.sub != format!("system:serviceaccount:{namespace}:{name}") {
         return Err(TokenError::Malformed("its subject is not its service account"));
     }
-    Ok(claims)
+    Ok(Verified::Bound(Box::new(claims)))
+}
+
+/// What a good signature is under.
+#[derive(Debug, PartialEq)]
+enum Verified {
+    /// A token of TokenRequest.
+    Bound(Box<Claims>),
+    /// One that lies in a Secret.
+    Legacy(legacy::Claims),
 }
 
 #[cfg(test)]
@@ -411,7 +459,7 @@ mod tests {
     #[test]
     fn a_token_comes_back() {
         let token = sign(key(), &claims()).unwrap();
-        assert_eq!(verify(key().public(), &token), Ok(claims()));
+        assert_eq!(verify(key().public(), &token), Ok(Verified::Bound(Box::new(claims()))));
     }
 
     #[test]

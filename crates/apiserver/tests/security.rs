@@ -400,7 +400,7 @@ async fn nodes_see_what_their_pods_use() {
     assert_eq!(server.get(&node, &secret("used")).await.0, 403);
     let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {
         "nodeName": "n1", "containers": [{"name": "c", "image": "x", "envFrom": [{"secretRef": {"name": "used"}}]}]}});
-    server.make(&format!("{core}/pods"), pod).await;
+    let pod = server.make(&format!("{core}/pods"), pod).await;
     assert_eq!(server.get(&node, &secret("used")).await.0, 200);
     let (code, answer) = server.get(&node, &secret("unused")).await;
     assert_eq!(code, 403);
@@ -413,6 +413,16 @@ async fn nodes_see_what_their_pods_use() {
     assert_eq!(server.get(&node, &format!("{core}/secrets")).await.0, 403);
     assert_eq!(server.get(&node, "/api/v1/pods?fieldSelector=spec.nodeName=n1").await.0, 200);
     assert_eq!(server.get(&server.user("system:node:n2", &["system:nodes"]), &secret("used")).await.0, 403);
+    let (code, answer) = server
+        .post(
+            &node,
+            &format!("{core}/serviceaccounts/default/token"),
+            &json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"boundObjectRef": {
+                "apiVersion": "v1", "kind": "Pod", "name": "p", "uid": pod["metadata"]["uid"]}}}),
+        )
+        .await;
+    assert_eq!(code, 201, "{answer}");
+
     let this = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1", "labels": {"kubernetes.io/hostname": "n1"}}});
     let (code, made) = server.post(&node, "/api/v1/nodes", &this).await;
     assert_eq!(code, 201, "{made}");
@@ -476,4 +486,133 @@ async fn components_inside_are_who_they_say() {
         "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "x"}]}}}});
     let (code, answer) = server.post(&client, "/apis/apps/v1/namespaces/default/replicasets", &set).await;
     assert_eq!(code, 201, "{answer}");
+}
+
+/// A token as the controller puts it into a Secret.
+async fn legacy_token(server: &secured::Secured, secret: &str, uid: &str) -> String {
+    let claims = json!({
+        "iss": "kubernetes/serviceaccount", "sub": "system:serviceaccount:default:robot",
+        "kubernetes.io/serviceaccount/namespace": "default",
+        "kubernetes.io/serviceaccount/secret.name": secret,
+        "kubernetes.io/serviceaccount/service-account.name": "robot",
+        "kubernetes.io/serviceaccount/service-account.uid": uid,
+    });
+    server.pki.service_account_key().await.unwrap().token(claims.to_string().as_bytes()).unwrap()
+}
+
+#[tokio::test]
+async fn a_token_in_a_secret_is_good_while_it_lies_there() {
+    let server = start().await;
+    let admin = server.admin();
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "robot"}});
+    let made = server.make("/api/v1/namespaces/default/serviceaccounts", account).await;
+    let uid = text(&made, "/metadata/uid");
+    let token = legacy_token(&server, "key", &uid).await;
+    let client = Client { token: Some(token.clone()), ..Client::default() };
+    assert_eq!(server.get(&client, "/api").await.0, 401, "there is no such Secret");
+    let secret = json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/service-account-token",
+        "metadata": {"name": "key", "annotations": {"kubernetes.io/service-account.name": "robot"}},
+        "stringData": {"token": token},
+    });
+    let secrets = "/api/v1/namespaces/default/secrets";
+    server.make(secrets, secret).await;
+    assert_eq!(server.get(&client, "/api").await.0, 200);
+    let review = json!({
+        "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": client.token},
+    });
+    let reviewed = server.make("/apis/authentication.k8s.io/v1/tokenreviews", review).await;
+    assert_eq!(text(&reviewed, "/status/user/username"), "system:serviceaccount:default:robot", "{reviewed}");
+    for other in [legacy_token(&server, "key", "another").await, legacy_token(&server, "other", &uid).await] {
+        let client = Client { token: Some(other), ..Client::default() };
+        assert_eq!(server.get(&client, "/api").await.0, 401);
+    }
+    // The day of its use is written beside the request.
+    let path = format!("{secrets}/key");
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
+    let today = jiff::Timestamp::now().strftime("%Y-%m-%d").to_string();
+    loop {
+        let (_, now) = server.get(&admin, &path).await;
+        if text(&now, "/metadata/labels/kubernetes.io~1legacy-token-last-used") == today {
+            break;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{now}");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    let label = json!({"metadata": {"labels": {"kubernetes.io/legacy-token-invalid-since": today}}});
+    let patch = Client { headers: vec![("content-type", "application/merge-patch+json".into())], ..server.admin() };
+    assert_eq!(server.send(&patch, "PATCH", &path, &label).await.0, 200);
+    assert_eq!(server.get(&client, "/api").await.0, 401, "marked invalid");
+    let label = json!({"metadata": {"labels": {"kubernetes.io/legacy-token-invalid-since": null}}});
+    assert_eq!(server.send(&patch, "PATCH", &path, &label).await.0, 200);
+    assert_eq!(server.get(&client, "/api").await.0, 200);
+    assert_eq!(server.send(&admin, "DELETE", &path, &Value::Null).await.0, 200);
+    assert_eq!(server.get(&client, "/api").await.0, 401, "a token ends with its Secret");
+}
+
+#[tokio::test]
+async fn a_front_proxy_speaks_for_users_and_nobody_else_does() {
+    let server = start().await;
+    let named = |identity: &pki::Identity| Client {
+        headers: vec![("x-remote-user", "jane".into()), ("x-remote-group", "devs".into())],
+        ..server.with_certificate(identity)
+    };
+    let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"});
+    let path = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
+    let (code, answer) = server.post(&named(&server.pki.identity(pki::Leaf::FrontProxyClient)), path, &review).await;
+    assert_eq!((code, text(&answer, "/status/userInfo/username")), (201, "jane".into()), "{answer}");
+    assert_eq!(answer["status"]["userInfo"]["groups"], json!(["devs", "system:authenticated"]));
+    // A client's headers say nothing, and a proxy's certificate says nothing of the proxy itself.
+    let bob = server.pki.issue(&pki::Profile::client("bob", &[])).unwrap();
+    let (_, answer) = server.post(&named(&bob), path, &review).await;
+    assert_eq!(text(&answer, "/status/userInfo/username"), "bob");
+    let master = pki::Profile::client("front-proxy-client", &["system:masters"]);
+    let master = server.pki.front_proxy_authority().issue(&master, std::time::SystemTime::now()).unwrap();
+    let (code, _) = server.get(&server.with_certificate(&master), "/api/v1/secrets").await;
+    assert_eq!(code, 401, "signed by the proxies' authority, so no client");
+}
+
+#[tokio::test]
+async fn a_node_asks_for_what_its_pods_use() {
+    let server = start().await;
+    for name in ["n1", "n2"] {
+        server.make("/api/v1/nodes", json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}})).await;
+    }
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+    let (code, answer) = server.post(&server.admin(), "/api/v1/namespaces/default/serviceaccounts", &account).await;
+    assert!(code == 201 || code == 409, "{answer}");
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
+        "spec": {"nodeName": "n1", "containers": [{"name": "c", "image": "i"}], "volumes": [
+            {"name": "t", "projected": {"sources": [{"serviceAccountToken": {"path": "t", "audience": "vault"}}]}}]},
+    });
+    let pod = server.make("/api/v1/namespaces/default/pods", pod).await;
+    let uid = text(&pod, "/metadata/uid");
+    let request = |reference: Value, audiences: Value| {
+        json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
+            "spec": {"audiences": audiences, "boundObjectRef": reference}})
+    };
+    let bound = |uid: &str| json!({"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": uid});
+    let path = "/api/v1/namespaces/default/serviceaccounts/default/token";
+    let cases = [
+        ("n1", request(bound(&uid), json!([])), 201, ""),
+        ("n1", request(bound(&uid), json!(["vault"])), 201, ""),
+        (
+            "n1",
+            request(bound(&uid), json!(["other"])),
+            403,
+            "is not authorized to request tokens for audience \"other\"",
+        ),
+        ("n1", request(bound(&uid), json!(["vault", "b"])), 403, "node may only request 0 or 1 audiences"),
+        ("n1", request(Value::Null, json!([])), 403, "node requested token not bound to a pod"),
+        ("n1", request(bound(""), json!([])), 403, "node requested token with a pod binding without a uid"),
+        ("n1", request(bound("old"), json!([])), 403, "does not match the UID in record"),
+        // The authorizer is asked first: no pod of that node has the account.
+        ("n2", request(bound(&uid), json!([])), 403, "no relationship found between node 'n2' and this object"),
+    ];
+    for (node, object, code, words) in cases {
+        let client = server.user(&format!("system:node:{node}"), &["system:nodes"]);
+        let (got, answer) = server.post(&client, path, &object).await;
+        assert!(got == code && text(&answer, "/message").contains(words), "{got} {answer}\n{words}");
+    }
 }

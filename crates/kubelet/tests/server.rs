@@ -36,7 +36,7 @@ impl World {
             extra: Vec::new(),
         };
         let identity = authority.issue(&pki::Profile::kubelet(&names), now).unwrap();
-        let tls = pki::server_config(Arc::new(pki::Swap::new(&identity).unwrap()), &authority).unwrap();
+        let tls = pki::server_config(Arc::new(pki::Swap::new(&identity).unwrap()), &[&authority]).unwrap();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("https://127.0.0.1:{}", listener.local_addr().unwrap().port());
         let (services, images) = (Arc::new(runtime.clone()), Arc::new(runtime.clone()));

@@ -1,17 +1,21 @@
 //! A certificate authority: signs leafs, and checks what others present.
 
 use crate::identity::parse;
-use crate::{Error, Identity, Profile, Subject, Usage};
-use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer};
-use rcgen::{KeyPair, KeyUsagePurpose, SanType, SerialNumber};
+use crate::request::{AltNames, Request};
+use crate::sign::{self, Leaf};
+use crate::{Error, Identity, Profile, Subject, Usage, pem};
+use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer};
+use rcgen::{KeyPair, KeyUsagePurpose, PublicKeyData, SerialNumber};
 use rustls_pki_types::CertificateDer;
 use std::time::{Duration, SystemTime};
+use x509_parser::extensions::ParsedExtension;
 
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long an authority lives.
 pub(crate) const AUTHORITY_LIFE: Duration = Duration::from_secs(3_652 * 24 * 60 * 60);
 /// How long a leaf lives.
 pub(crate) const LEAF_LIFE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+/// A certificate that lives less than this is not cut short for having begun earlier (as upstream's signer has it).
+const SHORT: Duration = Duration::from_secs(8 * 60 * 60);
 /// Certificates begin this much in the past, for clients whose clock is behind.
 const BACKDATE: Duration = Duration::from_secs(5 * 60);
 
@@ -34,7 +38,13 @@ impl Authority {
     pub fn create(common_name: &str, now: SystemTime) -> Result<Self, Error> {
         let failed = |source| Error::Issue { name: common_name.to_owned(), source };
         let key = KeyPair::generate().map_err(failed)?;
-        let mut params = params(common_name, &[], now, now + AUTHORITY_LIFE).map_err(failed)?;
+        let mut name = DistinguishedName::new();
+        name.push(DnType::CommonName, common_name);
+        let mut params = CertificateParams::default();
+        params.distinguished_name = name;
+        params.not_before = (now - BACKDATE).into();
+        params.not_after = (now + AUTHORITY_LIFE).into();
+        params.serial_number = Some(SerialNumber::from_slice(&serial().map_err(failed)?));
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages =
             vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
@@ -78,20 +88,58 @@ impl Authority {
     pub fn issue(&self, profile: &Profile, now: SystemTime) -> Result<Identity, Error> {
         let failed = |source| Error::Issue { name: profile.common_name.clone(), source };
         let key = KeyPair::generate().map_err(failed)?;
-        let not_after = (now + LEAF_LIFE).min(self.not_after);
-        let mut params = params(&profile.common_name, &profile.organizations, now, not_after).map_err(failed)?;
-        params.use_authority_key_identifier_extension = true;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![match profile.usage {
-            Usage::Server => ExtendedKeyUsagePurpose::ServerAuth,
-            Usage::Client => ExtendedKeyUsagePurpose::ClientAuth,
-        }];
-        for name in &profile.dns {
-            params.subject_alt_names.push(SanType::DnsName(name.as_str().try_into().map_err(failed)?));
+        let public = key.subject_public_key_info();
+        let names = AltNames { dns: profile.dns.clone(), ips: profile.ips.clone(), ..AltNames::default() };
+        let usage = match profile.usage {
+            Usage::Server => "server auth",
+            Usage::Client => "client auth",
+        };
+        let leaf = Leaf {
+            subject: &sign::subject(&profile.common_name, &profile.organizations),
+            names: &names,
+            key: &public,
+            usages: &["digital signature", usage],
+            valid: (now - BACKDATE, (now + LEAF_LIFE).min(self.not_after)),
+        };
+        let der = self.certify(&leaf).map_err(failed)?;
+        Ok(Identity { certificate_pem: pem::write("CERTIFICATE", &der), key_pem: key.serialize_pem() })
+    }
+
+    /// A certificate (PEM) for what a request asks: its subject, its alternative names and its key, for these usages and this long.
+    ///
+    /// It begins five minutes ago, for clients whose clock is behind; those five minutes count when it lives eight hours or longer.
+    /// None outlives the authority.
+    pub fn sign<S: AsRef<str>>(
+        &self,
+        request: &Request,
+        usages: &[S],
+        life: Duration,
+        now: SystemTime,
+    ) -> Result<String, Error> {
+        let unknown = |words: Vec<String>| Error::Unusable(format!("unrecognized usage values: {words:?}"));
+        crate::usage::read(usages).map_err(unknown)?;
+        if self.not_after <= now {
+            return Err(Error::Unusable("the signer has expired".into()));
         }
-        params.subject_alt_names.extend(profile.ips.iter().copied().map(SanType::IpAddress));
-        let certificate = params.signed_by(&key, &self.issuer).map_err(failed)?;
-        Ok(Identity { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
+        let end = now + if life < SHORT { life } else { life - BACKDATE };
+        let leaf = Leaf {
+            subject: &request.subject,
+            names: &request.names,
+            key: &request.key.der,
+            usages,
+            valid: (now - BACKDATE, end.min(self.not_after)),
+        };
+        let failed = |source| Error::Issue { name: request.common_name.clone(), source };
+        Ok(pem::write("CERTIFICATE", &self.certify(&leaf).map_err(failed)?))
+    }
+
+    fn certify<S: AsRef<str>>(&self, leaf: &Leaf<'_, S>) -> Result<Vec<u8>, rcgen::Error> {
+        let own = parse(&self.der).map_err(|_| rcgen::Error::CouldNotParseCertificate)?;
+        let own_key = own.iter_extensions().find_map(|extension| match extension.parsed_extension() {
+            ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0),
+            _ => None,
+        });
+        sign::certificate(leaf, own.subject().as_raw(), own_key, self.issuer.key(), &serial()?)
     }
 
     /// Whether this authority signed that certificate.
@@ -121,30 +169,11 @@ pub fn verified_peer(authority: &Authority, certificate: &[u8], now: SystemTime)
     Subject::of(certificate)
 }
 
-fn params(
-    common_name: &str,
-    organizations: &[String],
-    now: SystemTime,
-    not_after: SystemTime,
-) -> Result<CertificateParams, rcgen::Error> {
-    let mut name = DistinguishedName::new();
-    for organization in organizations {
-        name.push(DnType::OrganizationName, organization.as_str());
-    }
-    name.push(DnType::CommonName, common_name);
-    let mut params = CertificateParams::default();
-    params.distinguished_name = name;
-    params.not_before = (now - BACKDATE).into();
-    params.not_after = not_after.max(now + DAY.min(BACKDATE)).into();
-    params.serial_number = Some(serial()?);
-    Ok(params)
-}
-
 /// 127 random bits: positive, and never the same twice.
-fn serial() -> Result<SerialNumber, rcgen::Error> {
+fn serial() -> Result<[u8; 16], rcgen::Error> {
     let mut bytes = [0_u8; 16];
     let random = ring::rand::SystemRandom::new();
     ring::rand::SecureRandom::fill(&random, &mut bytes).map_err(|_| rcgen::Error::RingUnspecified)?;
     bytes[0] = (bytes[0] & 0x7f) | 0x40;
-    Ok(SerialNumber::from_slice(&bytes))
+    Ok(bytes)
 }

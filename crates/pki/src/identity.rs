@@ -5,7 +5,11 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
+use x509_parser::der_parser::asn1_rs::{Oid, oid};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+/// The attribute of a subject that is a user's id.
+const UID: Oid<'static> = oid!(1.3.6.1.4.1.57683.2);
 
 /// A certificate and its private key, in PEM.
 #[derive(Clone, PartialEq, Eq)]
@@ -29,6 +33,8 @@ pub struct Subject {
     pub common_name: String,
     /// Organizations: the user's groups.
     pub organizations: Vec<String>,
+    /// The user's id, when there is an attribute for it (1.3.6.1.4.1.57683.2); else empty.
+    pub uid: String,
     /// SHA-256 of the certificate's DER form, hexadecimal.
     pub fingerprint: String,
     /// When the certificate ceases to be valid, in seconds since 1970.
@@ -48,6 +54,7 @@ impl Subject {
         Ok(Self {
             common_name: subject.iter_common_name().next().map(|a| text(a.as_str())).transpose()?.unwrap_or_default(),
             organizations: subject.iter_organization().map(|a| text(a.as_str())).collect::<Result<_, _>>()?,
+            uid: subject.iter_by_oid(&UID).next().map(|a| text(a.as_str())).transpose()?.unwrap_or_default(),
             not_after: certificate.validity().not_after.timestamp(),
             fingerprint: hex::encode(ring::digest::digest(&ring::digest::SHA256, der)),
         })

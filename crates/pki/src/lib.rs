@@ -14,24 +14,35 @@
 //! Invariants: a certificate and its key lie in one file, replaced by rename, so that they never disagree; files are
 //! 0600 in a directory of 0700; serials are random; no leaf outlives its authority; private keys are never logged.
 //!
-//! It never: opens a socket, revokes, or issues a certificate for a key it did not make.
+//! `Authority::sign` gives a certificate for what a stranger's `Request` asks; whether it may have one is the caller's matter.
+//!
+//! It never: opens a socket or revokes.
 
 mod authority;
+mod der;
 mod file;
 mod identity;
+mod key;
 mod kubeconfig;
 mod open;
+pub mod pem;
 mod profile;
+mod request;
 mod service_account;
+mod sign;
 mod swap;
+mod usage;
 
 pub use authority::{Authority, verified_peer};
 pub use identity::{Identity, Subject};
+pub use key::{KeyKind, PublicKey};
 pub use kubeconfig::kubeconfig;
 pub use open::{Leaf, Pki};
 pub use profile::{Names, Profile, Usage};
+pub use request::{AltNames, Certificate, Request, RequestError};
 pub use service_account::{ServiceAccountKey, VerifyingKey};
 pub use swap::{Swap, client_config, server_config};
+pub use usage::USAGES;
 
 use std::path::PathBuf;
 

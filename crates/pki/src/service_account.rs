@@ -91,6 +91,14 @@ impl ServiceAccountKey {
         &self.public
     }
 
+    /// A JSON Web Token with these claims (JSON).
+    pub fn token(&self, claims: &[u8]) -> Result<String, Error> {
+        let header = format!("{{\"alg\":\"RS256\",\"kid\":\"{}\"}}", self.public.id);
+        let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
+        let signature = self.sign(signed.as_bytes())?;
+        Ok(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)))
+    }
+
     /// An RS256 signature over `message`.
     pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, Error> {
         let mut signature = vec![0; self.pair.public().modulus_len()];

@@ -61,14 +61,17 @@ fn certified(identity: &Identity) -> Result<Arc<CertifiedKey>, Error> {
     Ok(Arc::new(CertifiedKey::new(vec![identity.certificate()?], key)))
 }
 
-fn roots(authority: &Authority) -> Result<RootCertStore, Error> {
+fn roots(authorities: &[&Authority]) -> Result<RootCertStore, Error> {
     let mut roots = RootCertStore::empty();
-    roots.add(authority.certificate().clone())?;
+    for authority in authorities {
+        roots.add(authority.certificate().clone())?;
+    }
     Ok(roots)
 }
 
-/// A server's configuration: TLS 1.2 and later, HTTP/2 and 1.1; a client may show a certificate, which must then be good.
-pub fn server_config(certificate: Arc<Swap>, clients: &Authority) -> Result<ServerConfig, Error> {
+/// A server's configuration: TLS 1.2 and later, HTTP/2 and 1.1; a client may show a certificate, which must then be signed by one
+/// of these. Where there are several it is the server's matter what to believe of whom.
+pub fn server_config(certificate: Arc<Swap>, clients: &[&Authority]) -> Result<ServerConfig, Error> {
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(clients)?), provider())
         .allow_unauthenticated()
         .build()
@@ -85,7 +88,7 @@ pub fn server_config(certificate: Arc<Swap>, clients: &Authority) -> Result<Serv
 pub fn client_config(servers: &Authority, certificate: Option<Arc<Swap>>) -> Result<ClientConfig, Error> {
     let builder = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots(servers)?);
+        .with_root_certificates(roots(&[servers])?);
     Ok(match certificate {
         Some(certificate) => builder.with_client_cert_resolver(certificate),
         None => builder.with_no_client_auth(),

@@ -72,7 +72,7 @@ async fn start(limits: Limits) -> Server {
         extra: vec![],
     };
     let pki = Pki::open_or_create(dir.path(), &names).unwrap();
-    let config = pki::server_config(pki.swap(Leaf::ApiServer), pki.authority()).unwrap();
+    let config = pki::server_config(pki.swap(Leaf::ApiServer), &[pki.authority()]).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let token = CancellationToken::new();

@@ -16,7 +16,7 @@ pub(super) fn name_rule(group: &str, kind: &str) -> fn(&str) -> Vec<String> {
         ("batch", "CronJob") => cron_job_name,
         ("apiregistration.k8s.io", "APIService")
         | ("networking.k8s.io", "IPAddress")
-        | ("certificates.k8s.io", "ClusterTrustBundle") => name::path_segment,
+        | ("certificates.k8s.io", "ClusterTrustBundle" | "CertificateSigningRequest") => name::path_segment,
         _ => name::dns1123_subdomain,
     }
 }

@@ -31,16 +31,8 @@ impl AdmissionPlugin for DefaultStorageClass {
         if annotated.is_some() || meta::at(claim, &["spec", "storageClassName"]).is_some_and(|name| !name.is_null()) {
             return Ok(());
         }
-        let marked = |class: &serde_json::Value| {
-            [MARK, OLD_MARK]
-                .iter()
-                .any(|mark| meta::at(class, &["metadata", "annotations", mark]).is_some_and(|value| value == "true"))
-        };
-        let defaults = self.classes.list(None).into_iter().filter(|entry| marked(&entry.value()));
-        // The newest; of those of the same second, the first by name.
-        let newest = defaults.max_by(|a, b| a.created.cmp(&b.created).then_with(|| b.name().cmp(a.name())));
-        if let Some(class) = newest {
-            meta::member(claim, "spec").insert("storageClassName".to_owned(), json!(class.name()));
+        if let Some(class) = super::newest_marked(&self.classes, &[MARK, OLD_MARK]) {
+            meta::member(claim, "spec").insert("storageClassName".to_owned(), json!(class));
         }
         Ok(())
     }

@@ -1,35 +1,44 @@
 //! What is changed or refused between a request and the store.
 
+mod certificates;
+mod default_ingress_class;
 mod default_storage_class;
 mod default_toleration_seconds;
 mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
 mod pod_security;
+mod pod_topology_labels;
 pub(crate) mod policy;
 mod priority;
 mod quota;
 mod runtime_class;
 mod service_account;
+mod storage;
 mod taint_nodes;
 pub(crate) mod webhooks;
 
-use crate::context::{AdmissionPlugin, AdmissionRequest, Operation};
-use crate::storage::Storage;
+use crate::context::{AdmissionPlugin, AdmissionRequest, Authorizer, Operation};
+use crate::meta;
+use crate::storage::{KindStore, Storage};
 use machinery::Status;
 use machinery::quantity::Quantity;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// The plug-ins in their order. `authz::RoleGuard` comes on top, and [`resource_quota`] last.
-pub fn plugins(storage: &Arc<Storage>) -> Result<Vec<Arc<dyn AdmissionPlugin>>, Status> {
+/// The plug-ins in their order. `authz::RoleGuard` comes on top, and [`resource_quota`] last. `authorizer` says who may sign.
+pub fn plugins(
+    storage: &Arc<Storage>,
+    authorizer: &Arc<dyn Authorizer>,
+) -> Result<Vec<Arc<dyn AdmissionPlugin>>, Status> {
     let core = |resource: &str| storage.kind("", resource);
+    let signers = certificates::Signers(Arc::clone(authorizer));
     Ok(vec![
         Arc::new(namespace_lifecycle::NamespaceLifecycle { namespaces: core("namespaces")? }),
         Arc::new(limit_ranger::LimitRanger { ranges: core("limitranges")? }),
         Arc::new(service_account::ServiceAccount { accounts: core("serviceaccounts")? }),
-        Arc::new(node_restriction::NodeRestriction::new(storage)?),
+        Arc::new(node_restriction::NodeRestriction::new(storage, Arc::clone(authorizer))?),
         Arc::new(taint_nodes::TaintNodesByCondition),
         Arc::new(pod_security::PodSecurity { namespaces: core("namespaces")? }),
         Arc::new(priority::Priority { classes: storage.kind("scheduling.k8s.io", "priorityclasses")? }),
@@ -37,6 +46,16 @@ pub fn plugins(storage: &Arc<Storage>) -> Result<Vec<Arc<dyn AdmissionPlugin>>, 
         Arc::new(default_storage_class::DefaultStorageClass {
             classes: storage.kind("storage.k8s.io", "storageclasses")?,
         }),
+        Arc::new(storage::StorageObjectInUseProtection),
+        Arc::new(storage::PersistentVolumeClaimResize { classes: storage.kind("storage.k8s.io", "storageclasses")? }),
+        Arc::new(default_ingress_class::DefaultIngressClass {
+            classes: storage.kind("networking.k8s.io", "ingressclasses")?,
+        }),
+        Arc::new(pod_topology_labels::PodTopologyLabels { nodes: core("nodes")? }),
+        Arc::new(certificates::CertificateApproval(signers.clone())),
+        Arc::new(certificates::CertificateSigning(signers.clone())),
+        Arc::new(certificates::CertificateSubjectRestriction),
+        Arc::new(certificates::ClusterTrustBundleAttest(signers)),
         Arc::new(runtime_class::RuntimeClass { classes: storage.kind("node.k8s.io", "runtimeclasses")? }),
     ])
 }
@@ -51,6 +70,18 @@ pub fn configured(storage: &Arc<Storage>) -> Result<[Arc<dyn AdmissionPlugin>; 5
 /// The plug-in that comes last: what it has charged is refused by nobody any more.
 pub fn resource_quota(storage: &Arc<Storage>) -> Result<Arc<dyn AdmissionPlugin>, Status> {
     Ok(Arc::new(quota::ResourceQuota::new(storage.kind("", "resourcequotas")?.clone())))
+}
+
+/// The name of the class that is marked as the default by one of these annotations: the newest; of those of the same second, the
+/// first by name.
+fn newest_marked(classes: &KindStore, marks: &[&str]) -> Option<String> {
+    let marked = |class: &Value| {
+        let annotation = |mark: &&str| meta::at(class, &["metadata", "annotations", mark]).is_some_and(|v| v == "true");
+        marks.iter().any(annotation)
+    };
+    let defaults = classes.list(None).into_iter().filter(|entry| marked(&entry.value()));
+    let newest = defaults.max_by(|a, b| a.created.cmp(&b.created).then_with(|| b.name().cmp(a.name())));
+    newest.map(|class| class.name().to_owned())
 }
 
 /// A map of quantities, as resource lists are; what is no quantity is left out.

@@ -41,6 +41,10 @@ impl AdmissionPlugin for RuntimeClass {
         };
         let class = class.value();
         let overhead = meta::at(&class, &["overhead", "podFixed"]);
+        if given.is_some() && overhead.is_none() {
+            let why = "pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead";
+            return refuse(why.to_owned());
+        }
         if given.is_some() && given.as_ref() != overhead {
             return refuse("pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead".into());
         }
@@ -52,9 +56,12 @@ impl AdmissionPlugin for RuntimeClass {
         if let Some(wanted) = scheduling.and_then(|s| s.get("nodeSelector")).and_then(Value::as_object) {
             let mut selector = spec.get("nodeSelector").and_then(Value::as_object).cloned().unwrap_or_default();
             for (key, value) in wanted {
-                if selector.get(key).is_some_and(|own| own != value) {
+                if let Some(own) = selector.get(key).filter(|own| *own != value) {
+                    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
                     return refuse(format!(
-                        "conflict: runtimeClass.scheduling.nodeSelector[{key}] = {value}; pod.spec.nodeSelector[{key}] differs"
+                        "conflict: runtimeClass.scheduling.nodeSelector[{key}] = {}; pod.spec.nodeSelector[{key}] = {}",
+                        text(value),
+                        text(own)
                     ));
                 }
                 selector.insert(key.clone(), value.clone());
@@ -62,10 +69,74 @@ impl AdmissionPlugin for RuntimeClass {
             spec.insert("nodeSelector".to_owned(), json!(selector));
         }
         if let Some(added) = scheduling.and_then(|s| s.get("tolerations")).and_then(Value::as_array) {
-            let mut tolerations = spec.get("tolerations").and_then(Value::as_array).cloned().unwrap_or_default();
-            tolerations.extend(added.iter().filter(|t| !tolerations.contains(t)).cloned().collect::<Vec<_>>());
-            spec.insert("tolerations".to_owned(), json!(tolerations));
+            let mut all = spec.get("tolerations").and_then(Value::as_array).cloned().unwrap_or_default();
+            all.extend(added.iter().cloned());
+            spec.insert("tolerations".to_owned(), json!(merged(&all)));
         }
         Ok(())
+    }
+}
+
+/// Tolerations without those that another one includes; of equal ones, the first.
+fn merged(all: &[Value]) -> Vec<&Value> {
+    let mut kept: Vec<&Value> = Vec::new();
+    for (at, toleration) in all.iter().enumerate() {
+        let later = all[at + 1..].iter().any(|other| other != toleration && includes(other, toleration));
+        if !later && !kept.iter().any(|other| includes(other, toleration)) {
+            kept.push(toleration);
+        }
+    }
+    kept
+}
+
+/// Whether a toleration tolerates all that another does.
+fn includes(wide: &Value, narrow: &Value) -> bool {
+    let text = |of: &Value, field: &str| meta::text_at(of, &[field]).to_owned();
+    let seconds = |of: &Value| of.get("tolerationSeconds").and_then(Value::as_i64);
+    let (operator, all_keys) = (text(wide, "operator"), text(wide, "key").is_empty());
+    if wide == narrow {
+        return true;
+    }
+    if text(wide, "key") != text(narrow, "key") && !(all_keys && operator == "Exists") {
+        return false;
+    }
+    let effect = text(wide, "effect");
+    if !effect.is_empty() && effect != text(narrow, "effect") {
+        return false;
+    }
+    if let (true, Some(limit)) = (effect == "NoExecute", seconds(wide))
+        && seconds(narrow).is_none_or(|seconds| seconds > limit)
+    {
+        return false;
+    }
+    match operator.as_str() {
+        "Exists" => true,
+        "" | "Equal" => text(narrow, "operator") == "Equal" && text(narrow, "value") == text(wide, "value"),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tolerations_that_another_includes_go() {
+        let exists = json!({"key": "a", "operator": "Exists"});
+        let equal = json!({"key": "a", "operator": "Equal", "value": "v", "effect": "NoSchedule"});
+        let all = json!({"operator": "Exists"});
+        let brief = json!({"key": "a", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 5});
+        let long = json!({"key": "a", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 50});
+        for (given, expected) in [
+            (vec![&equal, &exists], vec![&exists]),
+            (vec![&exists, &equal], vec![&exists]),
+            (vec![&equal, &equal], vec![&equal]),
+            (vec![&exists, &all], vec![&all]),
+            (vec![&brief, &long], vec![&long]),
+            (vec![&equal, &brief], vec![&equal, &brief]),
+        ] {
+            let given: Vec<Value> = given.into_iter().cloned().collect();
+            assert_eq!(merged(&given), expected, "{given:?}");
+        }
     }
 }

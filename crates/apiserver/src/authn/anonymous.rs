@@ -5,7 +5,17 @@ use async_trait::async_trait;
 use http::request::Parts;
 use machinery::Status;
 
-pub(super) struct Anonymous;
+/// Where requests without credentials are let in, as [`super::ANONYMOUS`]; what they may do there is the authorizers' matter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Anonymous {
+    /// Nowhere: they get 401.
+    Nowhere,
+    /// At health and version.
+    #[default]
+    Health,
+    /// Everywhere: they get 403 where nothing is allowed to them.
+    Everywhere,
+}
 
 /// What anyone may see. What is below `/healthz`, `/livez` and `/readyz` counts with it.
 const OPEN_PATHS: [&str; 4] = ["/healthz", "/livez", "/readyz", "/version"];
@@ -20,6 +30,11 @@ impl Authenticator for Anonymous {
             groups: vec![super::UNAUTHENTICATED.to_owned()],
             ..UserInfo::default()
         };
-        Ok(OPEN_PATHS.into_iter().any(below).then(nobody))
+        let allowed = match self {
+            Anonymous::Nowhere => false,
+            Anonymous::Health => OPEN_PATHS.into_iter().any(below),
+            Anonymous::Everywhere => true,
+        };
+        Ok(allowed.then(nobody))
     }
 }

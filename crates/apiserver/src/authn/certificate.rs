@@ -5,6 +5,7 @@ use async_trait::async_trait;
 use http::request::Parts;
 use machinery::Status;
 use parking_lot::RwLock;
+use pki::Pki;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -14,15 +15,23 @@ const CACHED_MAX: usize = 256;
 /// A user, and when its certificate ceases to be valid (seconds since 1970).
 type Known = (UserInfo, i64);
 
-#[derive(Default)]
 pub(super) struct Certificates {
+    /// Whose signature counts: TLS lets in what the front proxies' authority signed, too.
+    pki: Arc<Pki>,
     known: RwLock<HashMap<Arc<[u8]>, Known>>,
 }
 
 impl Certificates {
+    pub(super) fn new(pki: Arc<Pki>) -> Self {
+        Self { pki, known: RwLock::default() }
+    }
+
     fn known(&self, der: &Arc<[u8]>) -> Result<Known, Status> {
         if let Some(known) = self.known.read().get(der) {
             return Ok(known.clone());
+        }
+        if !self.pki.authority().signed(der).unwrap_or(false) {
+            return Err(Status::unauthorized());
         }
         let known = read(der)?;
         let mut cache = self.known.write();
@@ -38,7 +47,7 @@ fn read(der: &[u8]) -> Result<Known, Status> {
     let subject = pki::Subject::of(der).map_err(|_| Status::unauthorized())?;
     let id = format!("X509SHA256={}", subject.fingerprint);
     let extra = BTreeMap::from([("authentication.kubernetes.io/credential-id".to_owned(), vec![id])]);
-    let user = UserInfo { name: subject.common_name, uid: String::new(), groups: subject.organizations, extra };
+    let user = UserInfo { name: subject.common_name, uid: subject.uid, groups: subject.organizations, extra };
     Ok((super::authenticated(user), subject.not_after))
 }
 
@@ -63,8 +72,9 @@ mod tests {
     #[tokio::test]
     async fn a_certificate_ends_while_its_connection_goes_on() {
         let now = SystemTime::now();
-        let authority = pki::Authority::create("ca", now).unwrap();
-        let certificates = Certificates::default();
+        let (_folder, pki) = crate::authn::tests::pki();
+        let certificates = Certificates::new(Arc::clone(&pki));
+        let authority = pki.authority();
         let (head, ()) = http::Request::new(()).into_parts();
         let year = Duration::from_secs(366 * 86_400);
         for (issued, good) in [(now, true), (now - year, false)] {

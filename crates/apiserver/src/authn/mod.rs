@@ -2,10 +2,12 @@
 
 mod anonymous;
 mod certificate;
+mod front_proxy;
 mod impersonate;
 mod in_process;
 mod service_account;
 
+pub use anonymous::Anonymous;
 pub use service_account::bearer_token;
 
 use crate::context::{Authenticator, Authorizer, Peer, UserInfo};
@@ -13,6 +15,7 @@ use crate::token::Tokens;
 use async_trait::async_trait;
 use http::request::Parts;
 use machinery::Status;
+use pki::Pki;
 use std::sync::Arc;
 
 /// Group of everyone with a name.
@@ -30,13 +33,15 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// In-process user, client certificate, service-account token, and nobody for health and version.
-    pub fn new(tokens: Arc<Tokens>, authorizer: Arc<dyn Authorizer>) -> Self {
+    /// In-process user, front proxy, client certificate, service-account token, and nobody where that is allowed. (Bootstrap tokens,
+    /// OpenID Connect and webhooks have their place between service accounts and nobody.)
+    pub fn new(pki: &Arc<Pki>, tokens: Arc<Tokens>, authorizer: Arc<dyn Authorizer>, anonymous: Anonymous) -> Self {
         let links: Vec<Box<dyn Authenticator>> = vec![
             Box::new(in_process::InProcess),
-            Box::new(certificate::Certificates::default()),
+            Box::new(front_proxy::FrontProxy::new(Arc::clone(pki))),
+            Box::new(certificate::Certificates::new(Arc::clone(pki))),
             Box::new(service_account::BearerTokens(tokens)),
-            Box::new(anonymous::Anonymous),
+            Box::new(anonymous),
         ];
         Self { links, authorizer }
     }
@@ -60,4 +65,23 @@ fn authenticated(mut user: UserInfo) -> UserInfo {
         user.groups.push(AUTHENTICATED.to_owned());
     }
     user
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Certificates of a cluster of its own, with the folder they lie in.
+    pub(super) fn pki() -> (tempfile::TempDir, Arc<Pki>) {
+        let folder = tempfile::tempdir().unwrap();
+        let names = pki::Names {
+            node: "n1".into(),
+            cluster_domain: "cluster.local".into(),
+            service_ip: "10.96.0.1".parse().unwrap(),
+            node_ips: vec![],
+            extra: vec![],
+        };
+        let pki = Pki::open_or_create(folder.path(), &names).unwrap();
+        (folder, Arc::new(pki))
+    }
 }

@@ -73,6 +73,7 @@ pub(super) async fn store_new(call: &mut Call, mut written: Written, dry_run: bo
     call.admit(Operation::Create, Some(&mut object), None, dry_run).await?;
     begin(&mut object);
     served.strategy.prepare_create(&mut object);
+    served.strategy.note_creator(&mut object, &call.attributes.user);
     let (group, kind) = (store.info().group.clone(), store.info().kind.clone());
     let mut errors = served.typing.validate_create((&group, &store.info().version, &kind), &object);
     errors.extend(served.strategy.validate_create(&object));

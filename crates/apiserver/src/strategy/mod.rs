@@ -2,6 +2,8 @@
 //!
 //! A [`Strategy`] works on values in the storage version, after defaulting. Most kinds need only their [`Facts`].
 
+mod certificates;
+mod conditions;
 mod definition;
 mod facts;
 mod namespace;
@@ -14,6 +16,7 @@ mod workload;
 pub(crate) use facts::Facts;
 pub(crate) use qos::class as qos_class;
 
+use crate::context::UserInfo;
 use crate::meta;
 use machinery::apply::Set;
 use machinery::field::{FieldError, Path};
@@ -44,6 +47,11 @@ pub(crate) trait Strategy: Send + Sync {
     /// Brings a new object into its first state.
     fn prepare_create(&self, object: &mut Value) {
         self.facts().prepare_create(object);
+    }
+
+    /// Writes into a new object who made it.
+    fn note_creator(&self, object: &mut Value, user: &UserInfo) {
+        let _ = (object, user);
     }
 
     /// Takes back what a write of this part may not change.
@@ -110,7 +118,9 @@ pub(crate) fn builtin(group: &str, resource: &str, has_status: bool, stored: Typ
         ("batch", "jobs") => Arc::new(workload::JobStrategy(facts)),
         ("", "persistentvolumes" | "persistentvolumeclaims") => Arc::new(workload::VolumeStrategy(facts)),
         ("", "secrets") => Arc::new(workload::SecretStrategy(facts)),
-        ("certificates.k8s.io", "certificatesigningrequests") => Arc::new(workload::CertificateStrategy(facts)),
+        ("certificates.k8s.io", "certificatesigningrequests") => Arc::new(certificates::SigningRequestStrategy(facts)),
+        ("certificates.k8s.io", "clustertrustbundles") => Arc::new(certificates::TrustBundleStrategy(facts)),
+        ("certificates.k8s.io", "podcertificaterequests") => Arc::new(certificates::PodCertificateStrategy(facts)),
         ("admissionregistration.k8s.io", _) => Arc::new(policy::PolicyStrategy(facts)),
         _ => Arc::new(Plain(facts)),
     }

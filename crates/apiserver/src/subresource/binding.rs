@@ -77,11 +77,13 @@ fn assign(pod: &mut Value, binding: &Value, node: &str, name: &str) -> Result<()
         return conflict(format!("pod {name} has non-empty .spec.schedulingGates"));
     }
     meta::member(pod, "spec").insert("nodeName".to_owned(), node.into());
-    let extra = meta::at(binding, &["metadata", "annotations"]).and_then(Value::as_object).cloned().unwrap_or_default();
-    if !extra.is_empty() {
-        let annotations = meta::metadata(pod).entry("annotations").or_insert_with(|| json!({}));
-        if let Some(annotations) = annotations.as_object_mut() {
-            annotations.extend(extra);
+    for field in ["annotations", "labels"] {
+        let extra = meta::at(binding, &["metadata", field]).and_then(Value::as_object).cloned().unwrap_or_default();
+        let own = meta::metadata(pod).entry(field).or_insert(Value::Null);
+        match own.as_object_mut() {
+            Some(own) => own.extend(extra),
+            None if extra.is_empty() => drop(meta::metadata(pod).remove(field)),
+            None => *own = extra.into(),
         }
     }
     let generation = meta::generation(pod) + 1;

@@ -3,6 +3,7 @@
 mod binding;
 mod eviction;
 pub(crate) mod scale;
+mod token;
 
 use crate::body::Body;
 use crate::call::Call;
@@ -25,6 +26,7 @@ pub(crate) async fn handle(call: &mut Call) -> Result<Response<Body>, Status> {
         "scale" => return scale::handle(call).await,
         "binding" => return binding::bind(call).await,
         "eviction" => return eviction::evict(call).await,
+        "token" => return token::request(call).await,
         "status" => Part::Status,
         "finalize" => Part::Finalize,
         "approval" => Part::Approval,

@@ -92,6 +92,7 @@ pub async fn start_on(config: Config, change: impl FnOnce(&Arc<Storage>, &mut Ch
         admission: Vec::new(),
         endpoints: Default::default(),
         allocators: Vec::new(),
+        tokens: None,
         flow: None,
         aggregator: None,
     };

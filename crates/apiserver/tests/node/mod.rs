@@ -116,7 +116,7 @@ where
 pub async fn start() -> Cluster {
     let secured = secured::start().await;
     let (api, pki, stop) = (secured.api.clone(), secured.pki.clone(), secured.stop.clone());
-    let tls = |leaf| pki::server_config(pki.swap(leaf), pki.authority()).unwrap();
+    let tls = |leaf| pki::server_config(pki.swap(leaf), &[pki.authority()]).unwrap();
     let kubelet = listen(tls(Leaf::Kubelet), kubelet, &stop).await;
     let handler = {
         let api = api.clone();

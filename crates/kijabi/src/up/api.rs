@@ -91,7 +91,7 @@ pub(super) async fn start(
         ..apiserver::Config::default()
     };
     let api = ApiServer::new(settings, storage, chain, token.clone());
-    let tls = pki::server_config(pki.swap(Leaf::ApiServer), pki.authority())?;
+    let tls = pki::server_config(pki.swap(Leaf::ApiServer), &[pki.authority(), pki.front_proxy_authority()])?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let serving = Arc::clone(&api);
     let handler = move |peer: serve::Peer, request| {
@@ -118,6 +118,7 @@ fn chain(
     let settings = apiserver::security::SecurityConfig {
         issuer: format!("https://kubernetes.default.svc.{}", config.cluster_domain),
         address: std::net::SocketAddr::new(config.node_ip, config.api_port).to_string(),
+        anonymous: apiserver::authn::Anonymous::default(),
         services: apiserver::alloc::ServiceRange {
             network: config.service_cidr.first,
             prefix: config.service_cidr.prefix,

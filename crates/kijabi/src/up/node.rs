@@ -51,15 +51,15 @@ pub(super) fn start(
 /// How parts end that cannot fail.
 const NEVER_FAILS: Result<(), std::convert::Infallible> = Ok(());
 
-fn start_controllers(config: &Config, pki: &Pki, api: &Api, parts: &Parts) {
+fn start_controllers(config: &Config, pki: &Arc<Pki>, api: &Api, parts: &Parts) {
     let controlling = client(api, Identity::ControllerManager);
-    let (cluster_cidr, root_ca_pem) = (config.pod_cidr.to_string(), pki.authority().certificate_pem().to_owned());
+    let (cluster_cidr, pki) = (config.pod_cidr.to_string(), Arc::clone(pki));
     parts.run("controllers", move |token| {
         let settings = controllers::Config {
             client: controlling.clone(),
             cluster_cidr: cluster_cidr.clone(),
             node_cidr_mask: NODE_PREFIX,
-            root_ca_pem: root_ca_pem.clone(),
+            pki: Arc::clone(&pki),
         };
         async move {
             controllers::run(settings, token).await;
@@ -77,7 +77,7 @@ fn start_kubelet(
     listener: TcpListener,
     parts: &Parts,
 ) -> Result<()> {
-    let tls = Arc::new(pki::server_config(pki.swap(Leaf::Kubelet), pki.authority())?);
+    let tls = Arc::new(pki::server_config(pki.swap(Leaf::Kubelet), &[pki.authority()])?);
     let (config, folder, engines, api) = (config.clone(), folder.clone(), engines.clone(), Arc::clone(api));
     let listener = Mutex::new(listener);
     parts.run("kubelet", move |token| {

@@ -1,11 +1,11 @@
-//! A node writes its own Node, Lease and pods only, and asks for tokens of pods that it runs.
+//! A node writes its own Node, Lease, CSINode, ResourceSlices and pods only, and asks for nobody's credentials but its pods'.
 
+mod credentials;
 mod node;
 mod pod;
-mod token;
 
 use crate::authz::node_of;
-use crate::context::{AdmissionPlugin, AdmissionRequest, Operation};
+use crate::context::{AdmissionPlugin, AdmissionRequest, Authorizer, Operation};
 use crate::meta;
 use crate::storage::{KindStore, Storage};
 use async_trait::async_trait;
@@ -13,21 +13,30 @@ use machinery::Status;
 use serde_json::Value;
 use std::sync::Arc;
 
+/// Marks the API's picture of a static pod.
+const MIRROR: &str = "kubernetes.io/config.mirror";
+
 pub(super) struct NodeRestriction {
+    authorizer: Arc<dyn Authorizer>,
     pods: Arc<KindStore>,
     nodes: Arc<KindStore>,
+    accounts: Arc<KindStore>,
     claims: Arc<KindStore>,
     volumes: Arc<KindStore>,
     drivers: Arc<KindStore>,
 }
 
 impl NodeRestriction {
-    pub(super) fn new(storage: &Storage) -> Result<Self, Status> {
+    /// `authorizer` says what a node was allowed beyond what it may of itself.
+    pub(super) fn new(storage: &Storage, authorizer: Arc<dyn Authorizer>) -> Result<Self, Status> {
+        let core = |resource: &str| storage.kind("", resource);
         Ok(Self {
-            pods: storage.kind("", "pods")?,
-            nodes: storage.kind("", "nodes")?,
-            claims: storage.kind("", "persistentvolumeclaims")?,
-            volumes: storage.kind("", "persistentvolumes")?,
+            authorizer,
+            pods: core("pods")?,
+            nodes: core("nodes")?,
+            accounts: core("serviceaccounts")?,
+            claims: core("persistentvolumeclaims")?,
+            volumes: core("persistentvolumes")?,
             drivers: storage.kind("storage.k8s.io", "csidrivers")?,
         })
     }
@@ -37,6 +46,16 @@ impl NodeRestriction {
 impl AdmissionPlugin for NodeRestriction {
     fn name(&self) -> &'static str {
         "NodeRestriction"
+    }
+
+    async fn admit(&self, request: &mut AdmissionRequest<'_>) -> Result<(), Status> {
+        let attributes = request.attributes;
+        let Some(node) = node_of(&attributes.user) else { return Ok(()) };
+        // As it was asked for: later the audience is filled in.
+        match (attributes.group.as_str(), attributes.resource.as_str(), attributes.subresource.as_str()) {
+            ("", "serviceaccounts", "token") => self.token(request, node),
+            _ => Ok(()),
+        }
     }
 
     async fn validate(&self, request: &AdmissionRequest<'_>) -> Result<(), Status> {
@@ -55,7 +74,6 @@ impl AdmissionPlugin for NodeRestriction {
             ("", "nodes", _) => node::check(request, node),
             ("", "persistentvolumeclaims", "status") => claim_status(request, node),
             ("", "persistentvolumeclaims", _) => refuse(request, "may only update PVC status".to_owned()),
-            ("", "serviceaccounts", "token") => self.token(request, node),
             ("coordination.k8s.io", "leases", _) if attributes.namespace != "kube-node-lease" => {
                 let why = "can only access leases in the \"kube-node-lease\" system namespace".to_owned();
                 refuse(request, why)
@@ -63,6 +81,8 @@ impl AdmissionPlugin for NodeRestriction {
             ("coordination.k8s.io", "leases", _) => named(request, node, "node lease"),
             ("storage.k8s.io", "csinodes", _) => named(request, node, "CSINode"),
             ("resource.k8s.io", "resourceslices", "") => slice(request, node),
+            ("certificates.k8s.io", "podcertificaterequests", _) => self.pod_certificate(request, node),
+            ("certificates.k8s.io", "certificatesigningrequests", _) => credentials::signing_request(request, node),
             _ => Ok(()),
         }
     }

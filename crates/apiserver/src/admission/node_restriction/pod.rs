@@ -1,13 +1,11 @@
 //! A node's pods: it mirrors its static pods, reports on those it runs, and ends them.
 
-use super::{NodeRestriction, refuse};
+use super::{MIRROR, NodeRestriction, refuse};
 use crate::authz::references;
 use crate::context::{AdmissionRequest, Operation};
 use crate::meta;
 use machinery::Status;
 use serde_json::Value;
-
-const MIRROR: &str = "kubernetes.io/config.mirror";
 
 fn runs_on(pod: &Value, node: &str) -> bool {
     meta::text_at(pod, &["spec", "nodeName"]) == node
