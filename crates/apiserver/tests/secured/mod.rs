@@ -30,64 +30,6 @@ impl Drop for Secured {
     }
 }
 
-/// Who asks.
-#[derive(Clone, Default)]
-pub struct Client {
-    pub peer: Peer,
-    pub token: Option<String>,
-    pub headers: Vec<(&'static str, String)>,
-}
-
-impl Secured {
-    pub fn with_certificate(&self, identity: &pki::Identity) -> Client {
-        let der: Arc<[u8]> = Arc::from(identity.certificate().unwrap().as_ref());
-        Client { peer: Peer { certificate: Some(der), ..Peer::default() }, ..Client::default() }
-    }
-
-    pub fn admin(&self) -> Client {
-        self.with_certificate(&self.pki.identity(Leaf::Admin))
-    }
-
-    pub fn user(&self, name: &str, groups: &[&str]) -> Client {
-        self.with_certificate(&self.pki.issue(&Profile::client(name, groups)).unwrap())
-    }
-
-    pub async fn send(&self, client: &Client, method: &str, path: &str, body: &Value) -> (u16, Value) {
-        let mut request = Request::builder().method(method).uri(path);
-        if let Some(token) = &client.token {
-            request = request.header("authorization", format!("Bearer {token}"));
-        }
-        for (name, value) in &client.headers {
-            request = request.header(*name, value);
-        }
-        let bytes = if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) };
-        let request = request.header("content-type", "application/json").body(Full::new(bytes)).unwrap();
-        let (head, body) = self.api.handle(request, client.peer.clone()).await.into_parts();
-        let body = body.collect().await.unwrap().to_bytes();
-        let value = serde_json::from_slice(&body).unwrap_or_else(|_| json!(String::from_utf8_lossy(&body)));
-        (head.status.as_u16(), value)
-    }
-
-    pub async fn get(&self, client: &Client, path: &str) -> (u16, Value) {
-        self.send(client, "GET", path, &Value::Null).await
-    }
-
-    pub async fn post(&self, client: &Client, path: &str, body: &Value) -> (u16, Value) {
-        self.send(client, "POST", path, body).await
-    }
-
-    /// Posts and must succeed.
-    pub async fn make(&self, path: &str, body: Value) -> Value {
-        let (code, answer) = self.post(&self.admin(), path, &body).await;
-        assert!(code < 300, "{path}: {code} {answer}");
-        answer
-    }
-}
-
-pub fn text(value: &Value, path: &str) -> String {
-    value.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned()
-}
-
 pub async fn start() -> Secured {
     start_with(ServiceRange { network: Ipv4Addr::new(10, 96, 0, 0), prefix: 24, node_ports: (30_000, 30_040) }).await
 }
