@@ -118,9 +118,14 @@ impl RequestInfo {
             return Ok(info);
         }
         info.resource_request = true;
+        let of_watch = matches!(rest, ["watch", rest @ ..] if !rest.is_empty());
         let rest = info.verb_of(&parts.method, rest);
         info.names_of(rest);
         info.refine(query);
+        // The old way to watch is one for objects, and for GET: its verb must not open other doors.
+        if of_watch && (!matches!(parts.method, Method::GET | Method::HEAD) || !info.subresource.is_empty()) {
+            return Err(Status::method_not_allowed(&info.group, &info.resource, parts.method.as_str()));
+        }
         Ok(info)
     }
 

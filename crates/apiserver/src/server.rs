@@ -233,7 +233,7 @@ impl ApiServer {
         info: Arc<RequestInfo>,
         query: Query,
         attributes: Attributes,
-        parts: Parts,
+        mut parts: Parts,
         body: RequestBody,
     ) -> Result<Response<Body>, Status> {
         self.in_force.ready().await;
@@ -251,7 +251,8 @@ impl ApiServer {
         }
         let served = self.catalogue().find(&info.group, &info.version, &info.resource)?;
         if let Some(endpoint) = self.endpoint(&served, &info.subresource) {
-            crate::connect::admit(&self, &served, &attributes, &query, &info.rest).await?;
+            let asked = (&attributes, &query, &*info.rest);
+            let body = crate::connect::admit(&self, &served, asked, &mut parts, body).await?;
             let dry_run = query.get("dryRun").is_some();
             let storage = Arc::clone(&self.storage);
             return endpoint

@@ -4,7 +4,7 @@
 //! secret it names, exist with the same uid.
 
 use crate::context::UserInfo;
-use crate::storage::Storage;
+use crate::storage::{Entry, Storage};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use machinery::Status;
@@ -136,7 +136,8 @@ impl Tokens {
         let namespace = kubernetes.namespace.as_str();
         let exists = |resource: &str, namespace: &str, bound: &Bound| {
             let kind = self.storage.kind("", resource).ok();
-            kind.and_then(|kind| kind.get(namespace, &bound.name)).is_some_and(|entry| *entry.uid == *bound.uid)
+            let entry = kind.and_then(|kind| kind.get(namespace, &bound.name));
+            entry.is_some_and(|entry| *entry.uid == *bound.uid && !long_gone(&entry))
         };
         if !exists("serviceaccounts", namespace, &kubernetes.serviceaccount) {
             return Err(TokenError::Unbound("the service account"));
@@ -301,6 +302,17 @@ impl Spec {
         let bound = reference.is_object().then(|| (text("kind"), text("name"), text("uid")));
         Ok(Self { audiences: if named.is_empty() { audiences.to_vec() } else { named }, seconds, bound })
     }
+}
+
+/// Whether the object should have been gone for a while: a finalizer that keeps it does not keep its tokens.
+fn long_gone(entry: &Entry) -> bool {
+    // Few objects are being deleted; only those are decoded.
+    if !std::str::from_utf8(&entry.object.body).is_ok_and(|text| text.contains("\"deletionTimestamp\"")) {
+        return false;
+    }
+    let object = entry.value();
+    let due = crate::meta::text(&object, "deletionTimestamp").parse::<jiff::Timestamp>();
+    due.is_ok_and(|due| due.as_second() + LEEWAY_SECONDS < jiff::Timestamp::now().as_second())
 }
 
 fn user(claims: &Claims) -> UserInfo {

@@ -119,3 +119,26 @@ async fn node_proxy() {
         assert!(answer.contains(body), "{path}: {answer}");
     }
 }
+
+#[tokio::test]
+async fn a_proxy_follows_nothing_and_keeps_what_proves_who_asks() {
+    let cluster = start().await;
+    let (code, _) = get(&cluster, "/api/v1/nodes/n1/proxy/redirect").await;
+    assert_eq!(code, 302, "where it leads is the client's business");
+    let request = Request::get(format!("https://{}/api/v1/nodes/n1/proxy/headers", cluster.address))
+        .header("authorization", "Bearer secret")
+        .header("impersonate-user", "kubernetes-admin")
+        .header("impersonate-group", "system:masters")
+        .header("impersonate-extra-x", "secret")
+        .header("proxy-authorization", "secret")
+        .header("x-secret", "secret")
+        .header("connection", "x-secret")
+        .header("x-other", "goes on");
+    let response = cluster.client().send(request.body(serve::empty()).unwrap()).await.unwrap();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    let headers = String::from_utf8(body.to_vec()).unwrap();
+    assert!(headers.contains("x-other: \"goes on\""), "{headers}");
+    for kept in ["authorization", "impersonate", "secret"] {
+        assert!(!headers.contains(kept), "{kept} went on: {headers}");
+    }
+}

@@ -15,7 +15,8 @@ pub enum Leaf {
     Kubelet,
     /// The administrator: group `system:masters`.
     Admin,
-    /// The API server towards kubelets.
+    /// The API server towards kubelets, which know it by name. It is nobody at the API server: a node says itself where its
+    /// kubelet is, and might say that it is there.
     ApiServerKubeletClient,
     /// The API server towards extension API servers, signed by an authority of its own.
     FrontProxyClient,
@@ -40,7 +41,7 @@ impl Leaf {
             Self::ApiServer => Profile::api_server(names),
             Self::Kubelet => Profile::kubelet(names),
             Self::Admin => Profile::client("kubernetes-admin", &["system:masters"]),
-            Self::ApiServerKubeletClient => Profile::client("kube-apiserver-kubelet-client", &["system:masters"]),
+            Self::ApiServerKubeletClient => Profile::client("kube-apiserver-kubelet-client", &[]),
             Self::FrontProxyClient => Profile::client("front-proxy-client", &[]),
         }
     }

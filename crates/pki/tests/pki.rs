@@ -46,7 +46,7 @@ fn certificates_say_what_they_should() {
     let pki = Pki::open_or_create(dir.path(), &names()).unwrap();
     let cases = [
         (Leaf::Admin, "kubernetes-admin", &["system:masters"][..]),
-        (Leaf::ApiServerKubeletClient, "kube-apiserver-kubelet-client", &["system:masters"]),
+        (Leaf::ApiServerKubeletClient, "kube-apiserver-kubelet-client", &[]),
         (Leaf::Kubelet, "system:node:node-1", &["system:nodes"]),
         (Leaf::FrontProxyClient, "front-proxy-client", &[]),
         (Leaf::ApiServer, "kube-apiserver", &[]),

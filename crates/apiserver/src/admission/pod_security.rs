@@ -21,11 +21,12 @@ enum Level {
 }
 
 impl Level {
+    /// A level that there is not is the strictest: a slip in a label opens nothing.
     fn parse(text: &str) -> Self {
         match text {
+            "privileged" => Self::Privileged,
             "baseline" => Self::Baseline,
-            "restricted" => Self::Restricted,
-            _ => Self::Privileged,
+            _ => Self::Restricted,
         }
     }
 
@@ -140,7 +141,7 @@ const HARMLESS_CAPABILITIES: [&str; 13] = [
     "SETUID",
     "SYS_CHROOT",
 ];
-const SAFE_SYSCTLS: [&str; 11] = [
+const SAFE_SYSCTLS: [&str; 14] = [
     "kernel.shm_rmid_forced",
     "net.ipv4.ip_local_port_range",
     "net.ipv4.ip_unprivileged_port_start",
@@ -152,9 +153,21 @@ const SAFE_SYSCTLS: [&str; 11] = [
     "net.ipv4.tcp_keepalive_intvl",
     "net.ipv4.tcp_keepalive_probes",
     "net.ipv4.tcp_rmem",
+    "net.ipv4.tcp_wmem",
+    "net.ipv4.tcp_slow_start_after_idle",
+    "net.ipv4.tcp_notsent_lowat",
 ];
-const PLAIN_VOLUMES: [&str; 8] =
-    ["configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"];
+const PLAIN_VOLUMES: [&str; 9] = [
+    "configMap",
+    "csi",
+    "downwardAPI",
+    "emptyDir",
+    "ephemeral",
+    "image",
+    "persistentVolumeClaim",
+    "projected",
+    "secret",
+];
 
 fn strings(value: Option<&Value>) -> Vec<&str> {
     value.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect()
@@ -210,6 +223,76 @@ fn baseline(pod: &Value, found: &mut Vec<String>) {
     if !type_ok(pod.pointer("/spec/securityContext")) || those(pod, |c| !type_ok(c.get("securityContext"))).is_some() {
         found.push("seLinuxOptions (forbidden type, user or role)".to_owned());
     }
+    host_process(pod, found);
+    host_of_probes(pod, found);
+    app_armor(pod, found);
+}
+
+/// `pod and container "a"`: what sets something, of the pod itself and of its containers.
+fn setters(pod: &Value, sets: impl Fn(&Value) -> bool) -> Option<String> {
+    let of_pod = pod.get("spec").is_some_and(&sets).then(|| "pod".to_owned());
+    let found: Vec<String> = of_pod.into_iter().chain(those(pod, sets)).collect();
+    Some(found.join(" and ")).filter(|found| !found.is_empty())
+}
+
+/// Windows' way out of a container.
+fn host_process(pod: &Value, found: &mut Vec<String>) {
+    let sets = |at: &Value| at.pointer("/securityContext/windowsOptions/hostProcess") == Some(&Value::Bool(true));
+    if let Some(who) = setters(pod, sets) {
+        found.push(format!("hostProcess ({who} must not set securityContext.windowsOptions.hostProcess=true)"));
+    }
+}
+
+/// Probes and hooks that make the node call another host than the pod.
+fn host_of_probes(pod: &Value, found: &mut Vec<String>) {
+    const HANDLERS: [&str; 5] =
+        ["/livenessProbe", "/readinessProbe", "/startupProbe", "/lifecycle/postStart", "/lifecycle/preStop"];
+    let hosts = |c: &Value| -> Vec<String> {
+        let paths = HANDLERS.iter().flat_map(|at| [format!("{at}/httpGet/host"), format!("{at}/tcpSocket/host")]);
+        let hosts = paths.filter_map(|path| c.pointer(&path)?.as_str().map(str::to_owned));
+        hosts.filter(|host| !host.is_empty()).collect()
+    };
+    let mut all: Vec<String> = containers(pod).iter().flat_map(|c| hosts(c.value)).collect();
+    all.sort();
+    all.dedup();
+    if let Some(who) = those(pod, |c| !hosts(c).is_empty()) {
+        let uses = if who.starts_with("containers") { "use" } else { "uses" };
+        let noun = if all.len() == 1 { "host" } else { "hosts" };
+        let all: Vec<String> = all.iter().map(|host| format!("{host:?}")).collect();
+        let all = all.join(", ");
+        found.push(format!("probe or lifecycle host ({who} {uses} probe or lifecycle {noun} {all})"));
+    }
+}
+
+/// No container without its AppArmor profile, neither by field nor by the annotation of old.
+fn app_armor(pod: &Value, found: &mut Vec<String>) {
+    const ANNOTATION: &str = "container.apparmor.security.beta.kubernetes.io/";
+    let bad = |at: &Value| {
+        let kind = at.pointer("/securityContext/appArmorProfile/type").and_then(Value::as_str);
+        kind.filter(|kind| !matches!(*kind, "RuntimeDefault" | "Localhost")).map(str::to_owned)
+    };
+    let annotations = meta::at(pod, &["metadata", "annotations"]).and_then(Value::as_object).into_iter().flatten();
+    let good = |profile: &str| profile.is_empty() || profile == "runtime/default" || profile.starts_with("localhost/");
+    let mut annotated: Vec<String> = annotations
+        .filter(|(key, value)| key.starts_with(ANNOTATION) && !value.as_str().is_none_or(good))
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    annotated.sort();
+    let mut values: Vec<String> = pod.get("spec").and_then(bad).into_iter().collect();
+    values.extend(containers(pod).iter().filter_map(|c| bad(c.value)));
+    values.sort();
+    values.dedup();
+    values.extend(annotated.iter().cloned());
+    let mut who: Vec<String> = setters(pod, |at| bad(at).is_some()).into_iter().collect();
+    if !annotated.is_empty() {
+        who.push(if annotated.len() == 1 { "annotation" } else { "annotations" }.to_owned());
+    }
+    if !values.is_empty() {
+        let noun = if values.len() == 1 { "profile" } else { "profiles" };
+        let values: Vec<String> = values.iter().map(|value| format!("{value:?}")).collect();
+        let (who, values) = (who.join(" and "), values.join(", "));
+        found.push(format!("forbidden AppArmor {noun} ({who} must not set AppArmor profile type to {values})"));
+    }
 }
 
 /// Where the restricted level has a stricter rule of its own.
@@ -260,7 +343,9 @@ fn restricted(pod: &Value, found: &mut Vec<String>) {
         let own = c.pointer("/securityContext/runAsNonRoot").and_then(Value::as_bool);
         own.or(of_pod) != Some(true)
     };
-    if let Some(who) = those(pod, may_be_root) {
+    if of_pod == Some(false) {
+        found.push("runAsNonRoot != true (pod must not set securityContext.runAsNonRoot=false)".to_owned());
+    } else if let Some(who) = those(pod, may_be_root) {
         found.push(format!("runAsNonRoot != true (pod or {who} must set securityContext.runAsNonRoot=true)"));
     }
     let zero = Some(&json!(0)).cloned();

@@ -2,7 +2,7 @@
 
 use crate::chain::refusal;
 use crate::context::{Attributes, Authorizer, Decision, UserInfo};
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use machinery::Status;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,11 +15,10 @@ pub(super) fn impersonate(
     headers: &HeaderMap,
     authorizer: &dyn Authorizer,
 ) -> Result<UserInfo, Status> {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
-    let groups: Vec<String> =
-        headers.get_all("impersonate-group").iter().filter_map(|v| v.to_str().ok()).map(str::to_owned).collect();
-    let extra = extra(headers);
-    let (name, uid) = (text("impersonate-user"), text("impersonate-uid"));
+    let first = |name: &str| headers.get(name).map_or(Ok(String::new()), text);
+    let groups = headers.get_all("impersonate-group").iter().map(text).collect::<Result<Vec<_>, _>>()?;
+    let extra = extra(headers)?;
+    let (name, uid) = (first("impersonate-user")?, first("impersonate-uid")?);
     if name.is_empty() {
         if groups.is_empty() && extra.is_empty() && uid.is_empty() {
             return Ok(user);
@@ -59,15 +58,21 @@ fn default_groups(name: &str, groups: Vec<String>) -> Vec<String> {
     }
 }
 
-fn extra(headers: &HeaderMap) -> BTreeMap<String, Vec<String>> {
+/// A header's value. 400 when it is no text: to pass over it would leave the client with the rights it meant to put down.
+fn text(value: &HeaderValue) -> Result<String, Status> {
+    let text = std::str::from_utf8(value.as_bytes());
+    text.map(str::to_owned).map_err(|_| Status::bad_request("an impersonation header is not UTF-8"))
+}
+
+fn extra(headers: &HeaderMap) -> Result<BTreeMap<String, Vec<String>>, Status> {
     let mut extra: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (name, value) in headers {
-        if let (Some(key), Ok(value)) = (name.as_str().strip_prefix(EXTRA_PREFIX), value.to_str()) {
+        if let Some(key) = name.as_str().strip_prefix(EXTRA_PREFIX) {
             let key = crate::connect::percent_decode(key).unwrap_or_else(|| key.to_owned());
-            extra.entry(key).or_default().push(value.to_owned());
+            extra.entry(key).or_default().push(text(value)?);
         }
     }
-    extra
+    Ok(extra)
 }
 
 struct Asked<'a> {

@@ -52,9 +52,6 @@ impl RoleGuard {
             // Who may not bind freely may only bind what is there to be looked at.
             self.rbac.rules_of_role(of, role).ok_or_else(|| Status::not_found(GROUP, resource, role))?
         } else {
-            if self.lifted(attributes, "escalate", &attributes.resource, namespace, name) {
-                return Ok(());
-            }
             Rule::parse_all(object)
         };
         let owned = self.rbac.rules_of(&attributes.user, namespace);
@@ -92,8 +89,10 @@ impl AdmissionPlugin for RoleGuard {
         if same("rules") && same("aggregationRule") && same("roleRef") && same("subjects") {
             return Ok(());
         }
-        let namespace = attributes.namespace.as_str();
-        if self.lifted(attributes, "escalate", &attributes.resource, namespace, meta::name(object)) {
+        let is_role = attributes.resource.ends_with("roles");
+        if is_role
+            && self.lifted(attributes, "escalate", &attributes.resource, &attributes.namespace, meta::name(object))
+        {
             return Ok(());
         }
         if let Some(rule) = object.get("aggregationRule").filter(|rule| !rule.is_null()) {

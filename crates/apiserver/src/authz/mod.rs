@@ -8,7 +8,7 @@ mod rules;
 
 pub use escalation::RoleGuard;
 pub use node::NodeAuthorizer;
-pub(crate) use node::node_of;
+pub(crate) use node::{node_of, references};
 pub use policy::bootstrap_objects;
 pub use rbac::Rbac;
 pub use rules::Rule;

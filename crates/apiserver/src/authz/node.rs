@@ -10,6 +10,7 @@ use crate::meta;
 use crate::storage::{Entry, EventType, KindStore, Storage, Subscription};
 use futures::FutureExt;
 use machinery::Status;
+use machinery::selector::FieldSelector;
 use parking_lot::Mutex;
 use serde_json::Value;
 use std::collections::HashMap;
@@ -19,7 +20,7 @@ const NODES_GROUP: &str = "system:nodes";
 const NODE_PREFIX: &str = "system:node:";
 
 /// Things a pod refers to: kind of thing and name, in the pod's namespace.
-type Reference = (&'static str, Box<str>);
+pub(crate) type Reference = (&'static str, Box<str>);
 
 struct PodEntry {
     node: Box<str>,
@@ -80,27 +81,65 @@ impl NodeAuthorizer {
             ("", "persistentvolumeclaims", "" | "status") => "persistentvolumeclaims",
             ("", "persistentvolumes", "") => "persistentvolumes",
             ("", "serviceaccounts", "token") => "serviceaccounts",
+            ("", "nodes", "") if reads(a) => return own_node(a, node),
+            ("", "pods", "") if reads(a) => return self.pod(a, node),
             ("coordination.k8s.io", "leases", _) => return own(a, node, a.namespace == "kube-node-lease"),
             ("storage.k8s.io", "csinodes", _) => return own(a, node, true),
             _ if self.rules.iter().any(|rule| rule.allows(a)) => return Decision::Allow(String::new()),
             _ => return Decision::NoOpinion(String::new()),
         };
-        let reads = matches!(a.verb.as_str(), "get" | "list" | "watch");
-        let may = match kind {
-            "serviceaccounts" => a.verb == "create",
-            "persistentvolumeclaims" => reads || (a.subresource == "status" && matches!(&*a.verb, "update" | "patch")),
-            _ => reads,
+        let may = match (kind, a.verb.as_str()) {
+            ("serviceaccounts", verb) => verb == "create",
+            ("persistentvolumeclaims", verb) if a.subresource == "status" => matches!(verb, "update" | "patch"),
+            ("persistentvolumeclaims" | "persistentvolumes", verb) => verb == "get",
+            _ => reads(a) && !a.namespace.is_empty(),
         };
-        // A list or watch of one object names it in the field selector.
-        let selected = a.field_selector.strip_prefix("metadata.name=").filter(|name| !name.contains(','));
-        let name = if a.name.is_empty() { selected.unwrap_or_default() } else { &a.name };
+        // A list or watch of one object has its name from the field selector.
+        let name = &a.name;
         if !may || name.is_empty() {
             return Decision::NoOpinion(format!("can only {} {kind} that are in use by this node's pods", a.verb));
         }
         match self.uses(node, kind, &a.namespace, name) {
             true => Decision::Allow(String::new()),
-            false => Decision::NoOpinion(format!("no relationship found between node '{node}' and this object")),
+            false => Decision::NoOpinion(unrelated(node)),
         }
+    }
+
+    /// Reads of pods: those that run there.
+    fn pod(&self, a: &Attributes, node: &str) -> Decision {
+        if a.verb != "get" && selects(a, "spec.nodeName", node) {
+            return Decision::Allow(String::new());
+        }
+        let key = format!("{}/{}", a.namespace, a.name);
+        match self.graph.lock().pods.get(key.as_str()) {
+            Some(pod) if *pod.node == *node => Decision::Allow(String::new()),
+            None if a.name.is_empty() => {
+                let why = "can only list/watch pods with spec.nodeName field selector";
+                Decision::NoOpinion(why.to_owned())
+            }
+            _ => Decision::NoOpinion(unrelated(node)),
+        }
+    }
+}
+
+fn unrelated(node: &str) -> String {
+    format!("no relationship found between node '{node}' and this object")
+}
+
+fn reads(a: &Attributes) -> bool {
+    matches!(a.verb.as_str(), "get" | "list" | "watch")
+}
+
+/// Whether a request is about objects with that field alone.
+fn selects(a: &Attributes, field: &str, value: &str) -> bool {
+    FieldSelector::parse(&a.field_selector).is_ok_and(|selector| selector.exact(field) == Some(value))
+}
+
+fn own_node(a: &Attributes, node: &str) -> Decision {
+    match a.name.as_str() {
+        name if name == node => Decision::Allow(String::new()),
+        "" => Decision::NoOpinion(format!("node '{node}' cannot read all nodes, only its own Node object")),
+        name => Decision::NoOpinion(format!("node '{node}' cannot read '{name}', only its own Node object")),
     }
 }
 
@@ -189,7 +228,7 @@ impl Graph {
 }
 
 /// Every secret, configmap, claim and service account a pod names, as `namespace/name`.
-fn references(pod: &Value, namespace: &str) -> Vec<Reference> {
+pub(crate) fn references(pod: &Value, namespace: &str) -> Vec<Reference> {
     let mut found: Vec<Reference> = Vec::new();
     let mut add = |kind: &'static str, name: Option<&Value>| {
         if let Some(name) = name.and_then(Value::as_str).filter(|name| !name.is_empty()) {

@@ -4,6 +4,7 @@ use super::Connect;
 use crate::meta;
 use machinery::Status;
 use serde_json::Value;
+use std::net::IpAddr;
 
 const PORT_DEFAULT: u64 = 10_250;
 
@@ -32,6 +33,9 @@ impl Connect {
         let host = ["InternalIP", "ExternalIP", "Hostname"].into_iter().find_map(by_type);
         let missing = || Status::internal(format!("no preferred addresses found for node {:?}", meta::name(&node)));
         let host = host.ok_or_else(missing)?;
+        if !is_host(&host) {
+            return Err(Status::bad_request(format!("address {host:?} of node {:?} is none", meta::name(&node))));
+        }
         Ok(Kubelet { authority: authority(&host, &port.to_string()), host, port })
     }
 
@@ -42,6 +46,12 @@ impl Connect {
             node => self.kubelet(node),
         }
     }
+}
+
+/// Whether a text is a name or an address and nothing else: a node says it of itself, and it becomes part of a URL.
+fn is_host(text: &str) -> bool {
+    let in_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    text.parse::<IpAddr>().is_ok() || (!text.is_empty() && text.bytes().all(in_name))
 }
 
 /// `host:port`, for URLs.

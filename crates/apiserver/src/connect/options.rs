@@ -1,12 +1,18 @@
-//! Admission of what reaches through the API server: its options as an object.
+//! Admission of what reaches through the API server: its options as an object; and of requests for tokens.
 
+use crate::body::RequestBody;
 use crate::call::Call;
 use crate::context::{Attributes, Operation, Warnings};
-use crate::negotiate::Accept;
+use crate::decode::decode;
+use crate::endpoint::read_body;
+use crate::negotiate::{self, Accept};
 use crate::request::Query;
 use crate::served::Served;
 use crate::server::ApiServer;
 use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::request::Parts;
+use http_body_util::{BodyExt, Full};
 use machinery::Status;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -50,19 +56,43 @@ fn object(kind: &str, query: &Query, path: &str) -> Value {
     options
 }
 
-/// Lets admission refuse a connection. `rest` is the path after the subresource.
+/// Lets admission refuse a connection, or refuse and change a request for a token; gives the body that goes on. `rest` is the path
+/// after the subresource.
 pub(crate) async fn admit(
     api: &Arc<ApiServer>,
     served: &Arc<Served>,
-    attributes: &Attributes,
-    query: &Query,
-    rest: &str,
-) -> Result<(), Status> {
+    (attributes, query, rest): (&Attributes, &Query, &str),
+    parts: &mut Parts,
+    body: RequestBody,
+) -> Result<RequestBody, Status> {
+    let call = || call(api, served, attributes, query);
+    let place = (&*attributes.group, &*attributes.resource, &*attributes.subresource);
+    if place == ("", "serviceaccounts", "token") && attributes.verb == "create" {
+        let decoded = decode(negotiate::content_type(&parts.headers), &read_body(body).await?)?;
+        let (call, mut request) = (call(), decoded.value);
+        let dry_run = call.dry_run()?;
+        if request.is_object() {
+            call.admit_as("TokenRequest", Operation::Create, Some(&mut request), None, dry_run).await?;
+            call.validate_as("TokenRequest", Operation::Create, Some(&mut request), None, dry_run).await?;
+        }
+        parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        return Ok(Full::new(Bytes::from(request.to_string())).map_err(|never| match never {}).boxed_unsync());
+    }
     let Some(kind) = kind(&attributes.resource, &attributes.subresource).filter(|_| attributes.group.is_empty()) else {
-        return Ok(());
+        return Ok(body);
     };
-    let mut options = object(kind, query, rest);
-    let call = Call {
+    if matches!(&*attributes.subresource, "exec" | "attach" | "portforward") {
+        // A browser's upgrade is a GET: the right to read must not be one to run.
+        api.chain.authorize(&Attributes { verb: "create".to_owned(), ..attributes.clone() })?;
+    }
+    let (call, mut options) = (call(), object(kind, query, rest));
+    call.admit_as(kind, Operation::Connect, Some(&mut options), None, false).await?;
+    call.validate_as(kind, Operation::Connect, Some(&mut options), None, false).await?;
+    Ok(body)
+}
+
+fn call(api: &Arc<ApiServer>, served: &Arc<Served>, attributes: &Attributes, query: &Query) -> Call {
+    Call {
         api: Arc::clone(api),
         served: Arc::clone(served),
         attributes: attributes.clone(),
@@ -73,9 +103,7 @@ pub(crate) async fn admit(
         body: Bytes::new(),
         warnings: Warnings::default(),
         elsewhere: Default::default(),
-    };
-    call.admit_as(kind, Operation::Connect, Some(&mut options), None, false).await?;
-    call.validate_as(kind, Operation::Connect, Some(&mut options), None, false).await
+    }
 }
 
 #[cfg(test)]

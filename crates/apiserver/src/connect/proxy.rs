@@ -60,8 +60,9 @@ impl Endpoint for Proxy {
 /// Splits the path after `/proxy`. What follows begins with a slash, or is empty.
 fn split(path: &str) -> (&str, &str) {
     // /api/v1/namespaces/NS/pods/NAME/proxy/… and /api/v1/nodes/NAME/proxy/…
-    let depth = if path.starts_with("/api/v1/namespaces/") { 7 } else { 5 };
-    let slash = path.match_indices('/').map(|(at, _)| at).nth(depth);
+    let extra = path.bytes().take_while(|byte| *byte == b'/').count().saturating_sub(1);
+    let depth = if path[extra..].starts_with("/api/v1/namespaces/") { 7 } else { 5 };
+    let slash = path.match_indices('/').map(|(at, _)| at).nth(extra + depth);
     slash.map_or((path, ""), |at| path.split_at(at))
 }
 
@@ -117,6 +118,18 @@ impl<'a> Asked<'a> {
         }
     }
 
+    /// The port by number; the default when none is named. 400 for what is no port: it becomes part of a URL.
+    fn number(&self, default: u16) -> Result<u16, Status> {
+        match self.port {
+            "" => Ok(default),
+            port if port.bytes().all(|byte| byte.is_ascii_digit()) => port.parse().map_err(drop),
+            _ => Err(()),
+        }
+        .ok()
+        .filter(|port| *port > 0)
+        .ok_or_else(|| Status::bad_request(format!("{:?} is not a port", self.port)))
+    }
+
     fn scheme(&self) -> String {
         if self.scheme.is_empty() { "http".to_owned() } else { self.scheme.to_owned() }
     }
@@ -144,14 +157,12 @@ impl Proxy {
         let pod = self.0.storage.kind("", "pods")?.find(namespace, asked.name)?.value();
         let containers = meta::at(&pod, &["spec", "containers"]).and_then(Value::as_array);
         let mut ports = containers.into_iter().flatten().filter_map(|c| c["ports"][0]["containerPort"].as_u64());
-        let port = match asked.port {
-            "" => ports.next().map(|port| port.to_string()),
-            port => Some(port.to_owned()),
-        };
+        let of_scheme = if asked.scheme == "https" { 443 } else { 80 };
+        let first = ports.next().and_then(|port| u16::try_from(port).ok());
+        let port = asked.number(first.unwrap_or(of_scheme))?;
         let ip = meta::text_at(&pod, &["status", "podIP"]);
         check_address(ip)?;
-        let default = if asked.scheme == "https" { "443" } else { "80" };
-        let authority = authority(ip, port.as_deref().unwrap_or(default));
+        let authority = authority(ip, &port.to_string());
         Ok(Target { scheme: asked.scheme(), authority, kubelet: false })
     }
 
@@ -160,8 +171,9 @@ impl Proxy {
         if asked.port.is_empty() || asked.port == kubelet.port.to_string() {
             return Ok(Target { scheme: "https".to_owned(), authority: kubelet.authority, kubelet: true });
         }
+        let port = asked.number(0)?;
         check_address(&kubelet.host)?;
-        Ok(Target { scheme: asked.scheme(), authority: authority(&kubelet.host, asked.port), kubelet: false })
+        Ok(Target { scheme: asked.scheme(), authority: authority(&kubelet.host, &port.to_string()), kubelet: false })
     }
 
     fn service(&self, namespace: &str, asked: &Asked<'_>) -> Result<Target, Status> {
@@ -228,6 +240,7 @@ mod tests {
             ("/api/v1/namespaces/n/services/https:s:443/proxy/a/proxy/b/", "/a/proxy/b/"),
             ("/api/v1/nodes/n/proxy/metrics", "/metrics"),
             ("/api/v1/nodes/n/proxy", ""),
+            ("///api/v1/namespaces/n/pods/p/proxy/a", "/a"),
         ] {
             assert_eq!(split(path).1, rest, "{path}");
         }

@@ -42,6 +42,14 @@ async fn kubelet(peer: serve::Peer, request: Request<Incoming>) -> Response<Body
         }
         "containerLogs" => return Response::new(serve::full(format!("log of {}?{query}\n", path[2..].join("/")))),
         "exec" | "attach" => serve::remote::exec(request, Wanted::from_query(&query), async move { run(&query) }),
+        "redirect" => {
+            let answer = Response::builder().status(302).header("location", "http://169.254.169.254/latest");
+            return answer.body(serve::empty()).unwrap();
+        }
+        "headers" => {
+            let headers = request.headers().iter().map(|(name, value)| format!("{name}: {value:?}\n"));
+            return Response::new(serve::full(headers.collect::<String>()));
+        }
         "portForward" => serve::remote::port_forward(request, connect),
         _ => return Response::new(serve::full(format!("{} {}", request.method(), request.uri()))),
     };
