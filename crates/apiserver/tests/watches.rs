@@ -203,3 +203,47 @@ async fn a_slow_watcher_is_dropped_and_others_go_on() {
     let mut quick = server.watch(&format!("{MAPS}?watch=1")).await;
     assert_eq!(quick.brief().await, "ADDED one");
 }
+
+#[tokio::test]
+async fn who_never_reads_large_objects_is_dropped_early() {
+    let server = start().await;
+    let mut slow = server.watch(&format!("{MAPS}?watch=1")).await;
+    make(&server, "one", json!({})).await;
+    for round in 0..140 {
+        let large = json!({"data": {"k": format!("{round}{}", "x".repeat(560_000))}});
+        server.patch(&format!("{MAPS}/one"), "merge", large).await.ok();
+    }
+    let mut events = 0;
+    while slow.next().await.is_some() {
+        events += 1;
+    }
+    assert!((120..136).contains(&events), "{events} events of half a megabyte were kept for somebody who did not read");
+}
+
+/// Pages of memory that this process has, in bytes.
+fn resident_bytes() -> usize {
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+    pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+}
+
+#[tokio::test]
+async fn ten_thousand_watchers_are_cheap_and_each_hears() {
+    const WATCHERS: usize = 10_000;
+    let server = start().await;
+    make(&server, "first", json!({})).await;
+    let before = resident_bytes();
+    let mut watchers = Vec::with_capacity(WATCHERS);
+    for _ in 0..WATCHERS {
+        let mut watcher = server.watch(&format!("{MAPS}?watch=1")).await;
+        assert_eq!(watcher.brief().await, "ADDED first");
+        watchers.push(watcher);
+    }
+    let each = resident_bytes().saturating_sub(before) / WATCHERS;
+    assert!(each < 16 << 10, "a watcher takes {each} bytes, without its connection");
+    make(&server, "second", json!({})).await;
+    assert_eq!(server.get(&format!("{MAPS}/second")).await.code, 200, "others are served meanwhile");
+    for watcher in &mut watchers {
+        assert_eq!(watcher.brief().await, "ADDED second");
+    }
+    println!("a watcher takes {each} bytes");
+}

@@ -270,3 +270,50 @@ fn mutate(value: &mut Value, random: &mut fastrand::Rng) {
         value => *value = strange[random.usize(0..strange.len())].clone(),
     }
 }
+
+#[tokio::test]
+async fn bodies_that_swell_are_refused() {
+    let server = start().await;
+    let maps = "/api/v1/namespaces/a/configmaps";
+    let level = |name: char, of: char| format!("{name}: &{name} [{}]\n", vec![format!("*{of}"); 10].join(","));
+    let laughs: String = ('b'..='k').zip('a'..).map(|(name, of)| level(name, of)).collect();
+    let cases = [
+        ("application/yaml", format!("a: &a [x,x,x,x,x,x,x,x,x,x]\n{laughs}")),
+        ("application/yaml", "a: &a [*a]\n".to_owned()),
+        ("application/yaml", "[".repeat(100_000)),
+        ("application/yaml", "- ".repeat(100_000)),
+        ("application/yaml", "? ".repeat(100_000)),
+        ("application/json", "[".repeat(100_000)),
+        ("application/json", "{\"a\":".repeat(1_000) + "1" + &"}".repeat(1_000)),
+        ("application/json", "1".repeat(1_000_000)),
+        ("application/json", format!("{{\"apiVersion\":\"v1\",\"kind\":\"{}\"}}", "x".repeat(100))),
+    ];
+    for (kind, body) in cases {
+        let began = std::time::Instant::now();
+        let shown = body[..body.len().min(40)].to_owned();
+        let answer = server.send("POST", maps, &[("content-type", kind)], body).await;
+        assert_eq!(answer.code, 400, "{shown}: {:?}", answer.body);
+        assert_eq!(answer.json()["kind"], "Status");
+        assert!(answer.body.len() < 4_000, "{shown}: the answer has {} bytes", answer.body.len());
+        assert!(began.elapsed() < Duration::from_secs(10), "{shown}: {:?}", began.elapsed());
+    }
+    // What is wrong a hundred thousand times is told a thousand times.
+    let many = vec!["bad name"; 100_000];
+    let object = json!({"metadata": {"name": "m", "finalizers": many}});
+    let answer = server.post(maps, object).await;
+    let causes = answer.json()["details"]["causes"].as_array().map_or(0, Vec::len);
+    assert!(answer.code == 422 && causes == machinery::ERRORS_MAX, "{} {causes}", answer.code);
+}
+
+#[tokio::test]
+async fn a_body_that_never_ends_is_not_waited_for() {
+    let server = start().await;
+    tokio::time::pause();
+    let never = futures::stream::pending::<Result<http_body::Frame<bytes::Bytes>, apiserver::body::BodyError>>();
+    let request = http::Request::post("/api/v1/namespaces/a/configmaps").header("content-type", "application/json");
+    let request = request.body(http_body_util::StreamBody::new(never)).unwrap();
+    let began = tokio::time::Instant::now();
+    let response = server.api.handle(request, Default::default()).await;
+    assert_eq!(response.status(), 504);
+    assert!(began.elapsed() <= Duration::from_secs(61), "{:?}", began.elapsed());
+}

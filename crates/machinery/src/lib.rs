@@ -22,4 +22,4 @@ pub mod strategic;
 pub mod structural;
 pub mod time;
 
-pub use status::{Status, StatusCause, StatusDetails};
+pub use status::{ERRORS_MAX, Status, StatusCause, StatusDetails};

@@ -6,6 +6,9 @@ use serde_json::{Value, json};
 use std::borrow::Cow;
 use std::fmt;
 
+/// Errors of fields that one answer tells: a body of some megabytes can have hundreds of thousands.
+pub const ERRORS_MAX: usize = 1_000;
+
 /// One cause of a failure.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusCause {
@@ -137,8 +140,9 @@ impl Status {
         Status::conflict(group, resource, name, why)
     }
 
-    /// 422: the fields that are wrong. `kind` is the object's kind.
-    pub fn invalid(group: &str, kind: &str, name: &str, errors: Vec<FieldError>) -> Status {
+    /// 422: the fields that are wrong, at most [`ERRORS_MAX`] of them. `kind` is the object's kind.
+    pub fn invalid(group: &str, kind: &str, name: &str, mut errors: Vec<FieldError>) -> Status {
+        errors.truncate(ERRORS_MAX);
         let all: Vec<String> = errors.iter().map(ToString::to_string).collect();
         let list = match all.as_slice() {
             [one] => one.clone(),

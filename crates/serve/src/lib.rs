@@ -33,6 +33,7 @@
 //! task belongs to the future that started it.
 //! It never knows what it serves: no Kubernetes objects but the `Status` that ends an exec, no users, no routes.
 
+mod activity;
 pub mod client;
 mod coalesce;
 pub mod remote;

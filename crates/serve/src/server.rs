@@ -1,6 +1,7 @@
 //! Accepts connections, speaks TLS and HTTP on them, and drains at the end.
 
 use crate::BoxError;
+use crate::activity::Activity;
 use crate::coalesce::Coalesced;
 use bytes::Bytes;
 use http::{Request, Response};
@@ -40,6 +41,10 @@ pub struct Limits {
     pub header_timeout: Duration,
     /// Request line and header, bytes.
     pub header_bytes_max: usize,
+    /// How long a connection may be without a request.
+    pub idle_timeout: Duration,
+    /// How long a client may leave what it was answered unread; then its connection is broken off. Tunnels are not looked at.
+    pub unread_timeout: Duration,
     /// HTTP/2 requests at once on one connection.
     pub streams_max: u32,
     /// How long requests may go on after the token was cancelled.
@@ -53,6 +58,8 @@ impl Default for Limits {
             handshake_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(90),
             header_bytes_max: 128 << 10,
+            idle_timeout: Duration::from_secs(90),
+            unread_timeout: Duration::from_secs(300),
             streams_max: 250,
             drain_timeout: Duration::from_secs(5),
         }
@@ -203,19 +210,33 @@ where
     B::Error: Into<BoxError>,
 {
     let address = peer.address;
+    let activity = Activity::new();
     let service = service_fn(|request| {
+        let begun = activity.request();
         let response = (shared.handler)(peer.clone(), request);
-        async move { Ok::<_, Infallible>(response.await) }
+        async move { Ok::<_, Infallible>(response.await.map(|body| begun.answer(body))) }
     });
     let connection = shared.http.serve_connection_with_upgrades(TokioIo::new(Coalesced::new(io)), service);
     tokio::pin!(connection);
-    let result = tokio::select! {
-        result = &mut connection => result,
-        () = shared.token.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
+    let graceful = tokio::select! {
+        result = &mut connection => return ended(address, result),
+        () = shared.token.cancelled() => true,
+        () = activity.idle(shared.limits.idle_timeout) => true,
+        () = activity.unread(shared.limits.unread_timeout) => false,
     };
+    if !graceful {
+        return tracing::debug!(%address, "a client does not read what it is answered");
+    }
+    connection.as_mut().graceful_shutdown();
+    // A client that has nothing under way has no say in when it ends.
+    tokio::select! {
+        result = &mut connection => ended(address, result),
+        () = activity.idle(shared.limits.drain_timeout) => {}
+        () = activity.unread(shared.limits.unread_timeout) => {}
+    }
+}
+
+fn ended(address: SocketAddr, result: Result<(), BoxError>) {
     if let Err(error) = result {
         tracing::debug!(%address, %error, "connection ended");
     }

@@ -21,8 +21,12 @@ const HISTORY_BYTES_MAX: usize = 4 << 20;
 /// As far as they fit, a kind's newest changes are kept whatever their age.
 const HISTORY_EVENTS_MIN: usize = 128;
 const HISTORY_AGE: Duration = Duration::from_secs(300);
-/// A watcher may be this many changes behind before it is dropped.
+/// A watcher may be this many changes behind before it is dropped;
 const WATCHER_QUEUE: usize = 4096;
+/// fewer when they are large, so that one who never reads does not keep the past of large objects in memory,
+const WATCHER_BYTES_MAX: usize = 64 << 20;
+/// but never fewer than these.
+const WATCHER_QUEUE_MIN: usize = 128;
 
 struct ByKey(Arc<Entry>);
 
@@ -181,7 +185,9 @@ impl KindCache {
         let mut watchers = self.watchers.lock();
         drop(state);
         let mut sent = 0;
+        let behind_max = (WATCHER_BYTES_MAX / event.entry.line.len().max(1)).clamp(WATCHER_QUEUE_MIN, WATCHER_QUEUE);
         watchers.retain(|watcher| match perceive(&watcher.selection, &event) {
+            Some(_) if WATCHER_QUEUE - watcher.sender.capacity() >= behind_max => false,
             Some(kind) => {
                 sent += 1;
                 watcher.sender.try_send(Delivery { kind, event: Arc::clone(&event) }).is_ok()
