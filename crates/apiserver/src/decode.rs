@@ -12,6 +12,8 @@ use std::fmt;
 
 /// Deepest nesting read.
 const DEPTH_MAX: usize = 120;
+/// What aliases may repeat of a YAML document, in its parser's events: a hundred letters can stand for millions.
+const YAML_REPEATED_MAX: usize = 50_000;
 /// How many duplicate keys are told at most.
 const DUPLICATES_MAX: usize = 100;
 
@@ -77,6 +79,7 @@ fn decode_text(media_type: &str, body: &[u8], owners_as_text: bool) -> Result<De
                 duplicate_keys: DuplicateKeyPolicy::PassThrough,
                 legacy_octal_numbers: true,
                 with_snippet: false,
+                alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: YAML_REPEATED_MAX },
             };
             serde_saphyr::with_deserializer_from_slice_with_options(body, options, |reader| seed.deserialize(reader))
                 .map_err(|error| Status::bad_request(format!("error converting YAML to JSON: {error}")))?
