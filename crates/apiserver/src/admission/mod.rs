@@ -11,6 +11,7 @@ mod priority;
 mod quota;
 mod runtime_class;
 mod service_account;
+mod storage_in_use;
 mod taint_nodes;
 pub(crate) mod webhooks;
 
@@ -37,6 +38,7 @@ pub fn plugins(storage: &Arc<Storage>) -> Result<Vec<Arc<dyn AdmissionPlugin>>, 
         Arc::new(default_storage_class::DefaultStorageClass {
             classes: storage.kind("storage.k8s.io", "storageclasses")?,
         }),
+        Arc::new(storage_in_use::StorageObjectInUseProtection),
         Arc::new(runtime_class::RuntimeClass { classes: storage.kind("node.k8s.io", "runtimeclasses")? }),
     ])
 }
