@@ -6,6 +6,7 @@
 //! 2. [`default()`]: the fields that upstream's defaulting sets, after `machinery::schema::check` has brought the object into
 //!    its written form;
 //! 3. [`validate`]: what is wrong with an object, or with the change of one;
+//!    [`warnings()`] what users should know of an object that is taken all the same;
 //! 4. [`columns`]: how `kubectl get` shows it; [`fields`]: what field selectors can select by;
 //! 5. [`openapi`]: what clients learn of the kinds.
 //!
@@ -19,5 +20,7 @@ pub mod fields;
 mod look;
 pub mod openapi;
 pub mod validate;
+mod warnings;
 
 pub use defaults::default;
+pub use warnings::{deprecation, warnings};

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use machinery::Status;
 use machinery::field::{FieldError, Path};
+use machinery::schema::Schema;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -180,6 +181,24 @@ impl Call {
         Ok(())
     }
 
+    /// The body of a request to a part of an object, which is of a built-in kind of its own.
+    pub(crate) fn part_body(&mut self, api_version: &str, kind: &str) -> Result<Value, Status> {
+        let mut object = crate::decode::decode(&self.content_type, &self.body)?.value;
+        self.identify(&mut object, api_version, kind)?;
+        let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
+        if let Some(ty) = Schema::builtin().kind(group, version, kind) {
+            let unknown = machinery::schema::check(&mut object, ty)?;
+            if !unknown.is_empty() && self.field_validation()? == FieldValidation::Strict {
+                let told: Vec<String> = unknown.iter().map(ToString::to_string).collect();
+                let text = told.join(", ");
+                return Err(Status::bad_request(format!(
+                    "{kind} in version {version:?} cannot be handled as a {kind}: strict decoding error: {text}"
+                )));
+            }
+        }
+        Ok(object)
+    }
+
     /// Checks that a body is of the kind it is sent for; what it does not say is filled in.
     pub(crate) fn identify(&self, object: &mut Value, api_version: &str, kind: &str) -> Result<(), Status> {
         let Some(map) = object.as_object_mut() else {
@@ -215,10 +234,9 @@ impl Call {
         let namespaced = self.served.resource.namespaced;
         let (given_name, given_namespace) = (meta::name(object).to_owned(), meta::text(object, "namespace").to_owned());
         if namespaced && !given_namespace.is_empty() && given_namespace != self.namespace() {
-            return Err(Status::bad_request(format!(
-                "the namespace of the provided object does not match the namespace sent on the request ({given_namespace} != {})",
-                self.namespace()
-            )));
+            return Err(Status::bad_request(
+                "the namespace of the provided object does not match the namespace sent on the request",
+            ));
         }
         if !self.name().is_empty() && !given_name.is_empty() && given_name != self.name() {
             return Err(Status::bad_request(format!(

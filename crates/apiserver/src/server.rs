@@ -281,6 +281,9 @@ impl ApiServer {
             call.warnings.push(deprecation.clone());
         }
         let resource = Arc::clone(&call.served.resource);
+        if let Some(deprecation) = api::deprecation(&resource.group, &resource.version, &resource.plural) {
+            call.warnings.push(deprecation.to_owned());
+        }
         let result = match (&*resource.group, &*resource.plural, &*info.subresource) {
             ("", "bindings", _) => subresource::bind(&mut call).await,
             ("", "componentstatuses", _) => crate::health::component_statuses(&call),

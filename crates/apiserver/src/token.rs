@@ -12,6 +12,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use machinery::Status;
 use machinery::field::{FieldError, Path};
+use machinery::schema::Schema;
 use pki::Pki;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -215,6 +216,9 @@ impl Tokens {
     /// Serves a TokenRequest for a service account, completed and admitted: the request with its status filled in.
     pub(crate) async fn request(&self, namespace: &str, name: &str, mut request: Value) -> Result<Value, Status> {
         let account = self.storage.kind("", "serviceaccounts")?.find(namespace, name)?;
+        if let Some(ty) = Schema::builtin().kind("authentication.k8s.io", "v1", "TokenRequest") {
+            machinery::schema::check(&mut request, ty)?;
+        }
         let spec = Spec::read(&request, &self.audiences)?;
         let bound = self.bind(namespace, name, &spec)?;
         let now = jiff::Timestamp::now().as_second();

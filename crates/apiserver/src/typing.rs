@@ -69,6 +69,19 @@ impl Typing {
         }
     }
 
+    /// What is wrong with a changed status of a built-in kind; custom ones are checked by their strategy.
+    pub(crate) fn validate_status(
+        &self,
+        (group, version, kind): (&str, &str, &str),
+        object: &Value,
+        old: &Value,
+    ) -> Vec<FieldError> {
+        match self {
+            Typing::Builtin(_) => api::validate::status(group, version, kind, object, old),
+            Typing::Custom(_) => Vec::new(),
+        }
+    }
+
     /// The columns of a table, as `TableColumnDefinition`s.
     pub(crate) fn columns(&self, resource: &Resource) -> Vec<Value> {
         match self {

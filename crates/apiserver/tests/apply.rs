@@ -133,11 +133,8 @@ const DIFFERENCES: &[(&str, usize, &str)] = &[
     ("custom: scale", 3, "managed"),
     ("custom: scale", 3, "object"),
     ("custom: scale", 5, "object"),
-    // Missing warnings.
-    ("duplicates", 3, "warnings"),
-    ("kinds", 19, "warnings"),
+    // A missing warning.
     ("kinds", 24, "warnings"),
-    ("create on update", 0, "warnings"),
 ];
 
 fn differs(scenario: &str, step: usize, field: &str) -> bool {

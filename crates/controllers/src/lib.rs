@@ -5,7 +5,7 @@
 //! the tests, its loop is thin.
 //!
 //! Workloads: `deployment` → `replicas`, `job` and `cronjob`, `daemonset`, `statefulset`, with `create` and `adopt` for
-//! their pods, and `expectations` so that a stale cache never leads to a pod too many. Services: `endpoints`, `addresses`. Lives and
+//! their pods, and `expectations` so that a stale cache never leads to a pod too many. Services: `endpoints`. Lives and
 //! deaths: `namespace`, `garbage` (owner references), `ttl`, `node` (health, taints, eviction, pod networks, lost pods),
 //! `disruption`, `quota`. Furniture: `furnish` (default ServiceAccount, root certificate), `aggregate` (ClusterRoles).
 //! `certificates` approves and signs requests, cleans up after them and publishes the authority; `tokens` fills the Secrets
@@ -17,7 +17,6 @@
 //!
 //! Never: a controller never talks to another one, to the store or to a node.
 
-mod addresses;
 mod adopt;
 mod aggregate;
 mod certificates;
@@ -85,7 +84,6 @@ pub async fn run(config: Config, token: CancellationToken) {
     volumes::start(&shared);
     ephemeral::start(&shared);
     migrate::start(&shared);
-    addresses::start(&shared);
     deployment::start(&shared);
     replicas::start::<ReplicaSet>(&shared);
     replicas::start::<ReplicationController>(&shared);

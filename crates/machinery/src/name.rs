@@ -21,8 +21,9 @@ fn is_qualified(text: &str) -> bool {
         && b.iter().all(|c| c.is_ascii_alphanumeric() || b"-_.".contains(c))
 }
 
+/// Upstream counts bytes everywhere and says so in some places only.
 fn too_long(max: usize) -> String {
-    format!("must be no more than {max} bytes")
+    format!("must be no more than {max} characters")
 }
 
 /// A DNS label (RFC 1123): `my-name`, at most 63.
@@ -110,13 +111,14 @@ pub fn qualified_name(text: &str) -> Vec<String> {
         if prefix.is_empty() {
             wrong.push("prefix part must be non-empty".to_owned());
         } else {
-            wrong.extend(dns1123_subdomain(prefix).into_iter().map(|m| format!("prefix part {m}")));
+            let bytes = |text: String| text.replace("253 characters", "253 bytes");
+            wrong.extend(dns1123_subdomain(prefix).into_iter().map(|m| format!("prefix part {}", bytes(m))));
         }
     }
     if name.is_empty() {
         wrong.push("name part must be non-empty".to_owned());
     } else if name.len() > LABEL_MAX {
-        wrong.push(format!("name part {}", too_long(LABEL_MAX)));
+        wrong.push(format!("name part must be no more than {LABEL_MAX} bytes"));
     }
     if !is_qualified(name) {
         wrong.push(format!("name part {RULE}"));
@@ -128,7 +130,7 @@ pub fn qualified_name(text: &str) -> Vec<String> {
 pub fn label_value(text: &str) -> Vec<String> {
     let mut wrong = Vec::new();
     if text.len() > LABEL_MAX {
-        wrong.push(too_long(LABEL_MAX));
+        wrong.push(format!("must be no more than {LABEL_MAX} bytes"));
     }
     if !text.is_empty() && !is_qualified(text) {
         wrong.push(
@@ -182,7 +184,7 @@ pub fn env_var_name(text: &str) -> Vec<String> {
 pub fn port_name(text: &str) -> Vec<String> {
     let mut wrong = Vec::new();
     if text.len() > 15 {
-        wrong.push("must be no more than 15 bytes".to_owned());
+        wrong.push("must be no more than 15 characters".to_owned());
     }
     if text.is_empty() || !text.bytes().all(|c| lower_alnum(c) || c == b'-') {
         wrong.push("must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)".to_owned());

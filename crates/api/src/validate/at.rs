@@ -80,6 +80,10 @@ impl Errors {
         self.push(ErrorKind::NotFound, at, Some(value.into()), "");
     }
 
+    pub(super) fn not_found_because(&mut self, at: &At<'_>, value: impl Into<Value>, detail: String) {
+        self.push(ErrorKind::NotFound, at, Some(value.into()), detail);
+    }
+
     pub(super) fn too_many(&mut self, at: &At<'_>, count: usize, max: usize) {
         self.0.push(FieldError::too_many(&at.path(), count, max));
     }

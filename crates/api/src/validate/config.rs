@@ -1,7 +1,7 @@
 //! The other kinds of the core group, leases and priority classes.
 
 use super::at::{At, Errors};
-use super::{meta, resources, text};
+use super::{resources, text};
 use crate::look::Look;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -157,58 +157,6 @@ pub(super) fn node_update(new: &Value, old: &Value, errors: &mut Errors) {
         errors.invalid(&At::root("spec.providerID"), Value::Null, "field cannot be modified once set");
     }
     node(new, errors);
-}
-
-pub(super) fn persistent_volume_claim(object: &Value, errors: &mut Errors) {
-    let at = At::root("spec");
-    if object.items("spec.accessModes").is_empty() {
-        errors.required(&at.field("accessModes"), "at least 1 access mode is required");
-    }
-    let modes = at.field("accessModes");
-    for mode in object.items("spec.accessModes").iter().filter_map(Value::as_str) {
-        errors.one_of(&modes, mode, &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"]);
-    }
-    meta::selector(object.at("spec.selector"), &at.field("selector"), errors);
-    let class = object.text("spec.storageClassName");
-    if !class.is_empty() {
-        errors.texts(&at.field("storageClassName"), class, name::dns1123_subdomain(class));
-    }
-    let storage = object.at("spec.resources.requests.storage");
-    match storage.as_str().and_then(|s| Quantity::parse(s).ok()) {
-        None => errors.required(&at.field("resources").key("storage"), ""),
-        Some(amount) if amount.signum() <= 0 => {
-            errors.invalid(&at.field("resources").key("storage"), storage.clone(), "must be greater than zero");
-        }
-        Some(_) => {}
-    }
-}
-
-pub(super) fn persistent_volume_claim_update(new: &Value, old: &Value, errors: &mut Errors) {
-    let mut spec = new.at("spec").clone();
-    let was = old.at("spec");
-    let bound = old.text("status.phase") == "Bound";
-    if let Some(map) = spec.as_object_mut() {
-        let keep = |map: &mut serde_json::Map<String, Value>, field: &str| match was.get(field) {
-            Some(value) => map.insert(field.to_owned(), value.clone()),
-            None => map.remove(field),
-        };
-        if was.text("volumeName").is_empty() {
-            keep(map, "volumeName");
-        }
-        if was.at("storageClassName").is_null() {
-            keep(map, "storageClassName");
-        }
-        if bound {
-            keep(map, "resources");
-            keep(map, "volumeAttributesClassName");
-        }
-    }
-    if spec != *was {
-        let detail =
-            "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
-        errors.forbidden(&At::root("spec"), detail);
-    }
-    persistent_volume_claim(new, errors);
 }
 
 pub(super) fn lease(object: &Value, errors: &mut Errors) {

@@ -18,6 +18,7 @@ pub(super) fn check_all(spec: &Value, at: &At<'_>, names: &[&str], errors: &mut 
         for (index, container) in spec.items(list).iter().enumerate() {
             let at = at.index(index);
             check(spec, container, &at, is_init, names, errors);
+            restart(container, &at, errors);
             let name = container.text("name");
             if !name.is_empty() && seen.contains(&name) {
                 errors.duplicate(&at.field("name"), name);
@@ -26,6 +27,57 @@ pub(super) fn check_all(spec: &Value, at: &At<'_>, names: &[&str], errors: &mut 
         }
     }
     host_ports(spec, "containers", &main, errors);
+    ephemeral(spec, &at.field("ephemeralContainers"), names, &seen, errors);
+}
+
+/// What may not be asked of a container that is added for a look.
+const NOT_EPHEMERAL: [&str; 6] = ["ports", "resources", "livenessProbe", "readinessProbe", "startupProbe", "lifecycle"];
+
+fn ephemeral(spec: &Value, at: &At<'_>, volumes: &[&str], taken: &[&str], errors: &mut Errors) {
+    let mut seen = taken.to_vec();
+    for (index, container) in spec.items("ephemeralContainers").iter().enumerate() {
+        let at = at.index(index);
+        let target = container.text("targetContainerName");
+        check(spec, container, &at, false, volumes, errors);
+        let name = container.text("name");
+        if !name.is_empty() && seen.contains(&name) {
+            errors.duplicate(&at.field("name"), name);
+        }
+        seen.push(name);
+        if !target.is_empty() && !taken.contains(&target) {
+            errors.not_found(&at.field("targetContainerName"), target);
+        }
+        let empty = |field: &str| match container.at(field) {
+            Value::Array(list) => list.is_empty(),
+            Value::Object(map) => map.is_empty() && field == "resources",
+            other => other.is_null(),
+        };
+        for field in NOT_EPHEMERAL.into_iter().filter(|field| !empty(field)) {
+            errors.forbidden(&at.field(field), "cannot be set for an Ephemeral Container");
+        }
+    }
+}
+
+/// The policy of a single container, and the rules by exit code.
+fn restart(container: &Value, at: &At<'_>, errors: &mut Errors) {
+    let policy = container.text("restartPolicy");
+    let rules = container.items("restartPolicyRules");
+    if container.has("restartPolicy") {
+        errors.one_of(&at.field("restartPolicy"), policy, &["Always", "Never", "OnFailure"]);
+    } else if !rules.is_empty() {
+        errors.required(&at.field("restartPolicy"), "must specify restartPolicy when restart rules are used");
+    }
+    let list = at.field("restartPolicyRules");
+    for (index, rule) in rules.iter().enumerate() {
+        let at = list.index(index);
+        errors.one_of(&at.field("action"), rule.text("action"), &["Restart", "RestartAllContainers"]);
+        if !rule.has("exitCodes") {
+            errors.required(&at.field("exitCodes"), "must be specified");
+        } else {
+            let operator = rule.text("exitCodes.operator");
+            errors.one_of(&at.field("exitCodes.operator"), operator, &["In", "NotIn"]);
+        }
+    }
 }
 
 fn check(spec: &Value, container: &Value, at: &At<'_>, is_init: bool, volumes: &[&str], errors: &mut Errors) {
@@ -48,7 +100,10 @@ fn check(spec: &Value, container: &Value, at: &At<'_>, is_init: bool, volumes: &
     ports(spec, container, &at.field("ports"), errors);
     environment(container, at, errors);
     mounts(container, &at.field("volumeMounts"), volumes, errors);
+    devices(container, &at.field("volumeDevices"), volumes, errors);
+    claims(spec, container, &at.field("resources.claims"), errors);
     resources::check(container.at("resources"), &at.field("resources"), errors);
+    resize(container, &at.field("resizePolicy"), errors);
     security::container(container.at("securityContext"), &at.field("securityContext"), errors);
     let sidecar = container.text("restartPolicy") == "Always";
     if is_init && !sidecar {
@@ -61,6 +116,87 @@ fn check(spec: &Value, container: &Value, at: &At<'_>, is_init: bool, volumes: &
         let grace = spec.at("terminationGracePeriodSeconds").as_i64().unwrap_or(30);
         probes::lifecycle(container.at("lifecycle"), &at.field("lifecycle"), grace, errors);
         probes::all(container, at, errors);
+    }
+}
+
+/// The devices of the pod that a container uses.
+fn claims(spec: &Value, container: &Value, at: &At<'_>, errors: &mut Errors) {
+    let known: Vec<&str> = spec.items("resourceClaims").iter().map(|claim| claim.text("name")).collect();
+    let mut seen: Vec<String> = Vec::new();
+    for (index, claim) in container.items("resources.claims").iter().enumerate() {
+        let (name, request, at) = (claim.text("name"), claim.text("request"), at.index(index));
+        if name.is_empty() {
+            errors.required(&at, "");
+            continue;
+        }
+        let whole = if request.is_empty() { name.to_owned() } else { format!("{name}/{request}") };
+        if seen.contains(&whole) {
+            errors.duplicate(&at, whole.clone());
+        }
+        if !request.is_empty() && seen.iter().any(|other| other == name) {
+            errors.duplicate(&at, name);
+        }
+        seen.push(whole);
+        if !known.contains(&name) {
+            let which = if known.is_empty() { "which is empty".to_owned() } else { format!("[{}]", known.join(" ")) };
+            let detail = format!("must be one of the names in pod.spec.resourceClaims {which}");
+            errors.not_found_because(&at, name, detail);
+        }
+    }
+}
+
+/// What a change of a container's resources does to it.
+fn resize(container: &Value, at: &At<'_>, errors: &mut Errors) {
+    let mut seen: Vec<&str> = Vec::new();
+    for policy in container.items("resizePolicy") {
+        let name = policy.text("resourceName");
+        if seen.contains(&name) {
+            errors.duplicate(at, name);
+        }
+        seen.push(name);
+        for (field, known) in
+            [("resourceName", ["cpu", "memory"]), ("restartPolicy", ["NotRequired", "RestartContainer"])]
+        {
+            match policy.text(field) {
+                "" => errors.required(at, ""),
+                text => errors.one_of(at, text, &known),
+            }
+        }
+    }
+}
+
+/// Volumes that are used as block devices.
+fn devices(container: &Value, at: &At<'_>, volumes: &[&str], errors: &mut Errors) {
+    let (mut names, mut paths): (Vec<&str>, Vec<&str>) = (Vec::new(), Vec::new());
+    let mounts = container.items("volumeMounts");
+    for (index, device) in container.items("volumeDevices").iter().enumerate() {
+        let (name, path, at) = (device.text("name"), device.text("devicePath"), at.index(index));
+        if name.is_empty() {
+            errors.required(&at.field("name"), "");
+        }
+        if names.contains(&name) {
+            errors.invalid(&at.field("name"), name, "must be unique");
+        }
+        names.push(name);
+        if !volumes.contains(&name) {
+            errors.not_found(&at.field("name"), name);
+        }
+        if path.is_empty() {
+            errors.required(&at.field("devicePath"), "");
+        }
+        if paths.contains(&path) {
+            errors.invalid(&at.field("devicePath"), path, "must be unique");
+        }
+        if !path.is_empty() {
+            text::no_parent(path, &at.field("devicePath"), errors);
+            paths.push(path);
+        }
+        if mounts.iter().any(|mount| mount.text("mountPath") == path) {
+            errors.invalid(&at.field("devicePath"), path, "must not already exist in volumeMounts");
+        }
+        if mounts.iter().any(|mount| mount.text("name") == name) {
+            errors.invalid(&at.field("name"), name, "must not already exist in volumeMounts");
+        }
     }
 }
 
@@ -132,13 +268,19 @@ fn environment(container: &Value, at: &At<'_>, errors: &mut Errors) {
         }
     }
     let from = at.field("envFrom");
+    // Upstream leaves the index out of some of these paths.
     for (index, source) in container.items("envFrom").iter().enumerate() {
-        let at = from.index(index);
+        let here = from.index(index);
+        let at = &from;
+        let prefix = source.text("prefix");
+        if !prefix.is_empty() {
+            errors.texts(&here.field("prefix"), prefix, name::env_var_name(prefix));
+        }
         let kinds: Vec<&str> = ["configMapRef", "secretRef"].into_iter().filter(|k| source.has(k)).collect();
         match kinds.len() {
-            0 => errors.invalid(&at, "", "must specify one of: `configMapRef` or `secretRef`"),
+            0 => errors.invalid(at, "", "must specify one of: `configMapRef` or `secretRef`"),
             1 => {}
-            _ => errors.invalid(&at, "", "may not have more than one field specified at a time"),
+            _ => errors.invalid(at, "", "may not have more than one field specified at a time"),
         }
         for kind in kinds {
             if source.at(kind).text("name").is_empty() {
@@ -186,7 +328,8 @@ fn mounts(container: &Value, at: &At<'_>, volumes: &[&str], errors: &mut Errors)
         let (name, path) = (mount.text("name"), mount.text("mountPath"));
         if name.is_empty() {
             errors.required(&here.field("name"), "");
-        } else if !volumes.contains(&name) {
+        }
+        if !volumes.contains(&name) {
             errors.not_found(&here.field("name"), name);
         }
         if path.is_empty() {
@@ -210,5 +353,32 @@ fn mounts(container: &Value, at: &At<'_>, volumes: &[&str], errors: &mut Errors)
             }
             text::local_path(mount.text("subPathExpr"), &at.field("subPathExpr"), errors);
         }
+        propagation(container, mount, &here, errors);
+    }
+}
+
+/// How mounts inside and outside of a container meet.
+fn propagation(container: &Value, mount: &Value, at: &At<'_>, errors: &mut Errors) {
+    let mode = mount.text("mountPropagation");
+    let here = at.field("mountPropagation");
+    if mount.has("mountPropagation") {
+        errors.one_of(&here, mode, &["Bidirectional", "HostToContainer", "None"]);
+        if mode == "Bidirectional" && !container.flag("securityContext.privileged") {
+            errors.forbidden(&here, "Bidirectional mount propagation is available only to privileged containers");
+        }
+    }
+    let here = at.field("recursiveReadOnly");
+    match mount.text("recursiveReadOnly") {
+        "" if !mount.has("recursiveReadOnly") => {}
+        "Disabled" => {}
+        "Enabled" | "IfPossible" => {
+            if !mount.flag("readOnly") {
+                errors.forbidden(&here, "may only be specified when readOnly is true");
+            }
+            if !mode.is_empty() && mode != "None" {
+                errors.forbidden(&here, "may only be specified when mountPropagation is None or not specified");
+            }
+        }
+        other => errors.unsupported(&here, other, &["Disabled", "Enabled", "IfPossible"]),
     }
 }

@@ -107,6 +107,12 @@ pub(super) fn annotations(annotations: &Value, at: &At<'_>, errors: &mut Errors)
     }
 }
 
+/// The metadata of objects that are made from a template.
+pub(super) fn template(metadata: &Value, at: &At<'_>, errors: &mut Errors) {
+    annotations(metadata.at("annotations"), &at.field("annotations"), errors);
+    labels(metadata.at("labels"), &at.field("labels"), errors);
+}
+
 fn owners(references: &Value, at: &At<'_>, errors: &mut Errors) {
     let mut controller: Option<String> = None;
     for (index, owner) in references.items("").iter().enumerate() {
@@ -124,7 +130,8 @@ fn owners(references: &Value, at: &At<'_>, errors: &mut Errors) {
         if api_version == "v1" && owner.text("kind") == "Event" {
             errors.invalid(&at, owner.clone(), "/v1, Kind=Event is disallowed from being an owner");
         }
-        if owner.flag("controller") {
+        let again = references.items("")[..index].iter().any(|before| before == owner);
+        if owner.flag("controller") && !again {
             let this = format!("{}/{}", owner.text("kind"), owner.text("name"));
             if let Some(first) = &controller {
                 let detail = format!(

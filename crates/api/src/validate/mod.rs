@@ -13,6 +13,7 @@ mod generic;
 mod meta;
 mod networking;
 mod pod;
+mod pod_status;
 mod policy;
 mod probes;
 mod quota;
@@ -22,12 +23,16 @@ mod resources;
 mod scheduling;
 mod security;
 mod services;
+mod sources;
+mod status;
 mod storage;
+mod storage_core;
 mod text;
 mod volumes;
 mod webhooks;
 mod workloads;
 
+use crate::look::Look;
 use at::{At, Errors};
 use machinery::field::FieldError;
 use serde_json::Value;
@@ -54,7 +59,8 @@ pub fn create(group: &str, version: &str, kind: &str, object: &Value) -> Vec<Fie
         ("", "ConfigMap") => config::config_map(object, &mut errors),
         ("", "Secret") => config::secret(object, &mut errors),
         ("", "Node") => config::node(object, &mut errors),
-        ("", "PersistentVolumeClaim") => config::persistent_volume_claim(object, &mut errors),
+        ("", "PersistentVolume") => storage_core::volume(object, &mut errors),
+        ("", "PersistentVolumeClaim") => storage_core::claim(object, &mut errors),
         ("", "ResourceQuota") => quota::create(object, &mut errors),
         ("", "LimitRange") => config::limit_range(object, &mut errors),
         ("", "Namespace" | "ServiceAccount" | "Event") | ("events.k8s.io", "Event") => {}
@@ -101,7 +107,8 @@ pub fn update(group: &str, version: &str, kind: &str, new: &Value, old: &Value) 
         ("", "ConfigMap") => config::config_map_update(new, old, &mut errors),
         ("", "Secret") => config::secret_update(new, old, &mut errors),
         ("", "Node") => config::node_update(new, old, &mut errors),
-        ("", "PersistentVolumeClaim") => config::persistent_volume_claim_update(new, old, &mut errors),
+        ("", "PersistentVolume") => storage_core::volume_update(new, old, &mut errors),
+        ("", "PersistentVolumeClaim") => storage_core::claim_update(new, old, &mut errors),
         ("", "ResourceQuota") => quota::update(new, old, &mut errors),
         ("", "LimitRange") => config::limit_range(new, &mut errors),
         ("", "Namespace" | "ServiceAccount" | "Event") | ("events.k8s.io", "Event") => {}
@@ -118,6 +125,26 @@ pub fn update(group: &str, version: &str, kind: &str, new: &Value, old: &Value) 
         ("apiregistration.k8s.io", "APIService") => registration::api_service(new, &mut errors),
         ("certificates.k8s.io", _) => {}
         _ => generic::check(group, version, kind, new, &mut errors),
+    }
+    errors.0
+}
+
+/// What is wrong with the change of an object's status. Empty when it is good.
+pub fn status(group: &str, version: &str, kind: &str, new: &Value, old: &Value) -> Vec<FieldError> {
+    let _ = version;
+    let mut errors = Errors::default();
+    meta::update(new, old, &mut errors);
+    match (group, kind) {
+        ("apps", _) | ("", "ReplicationController") => status::counts(kind, new, &mut errors),
+        ("", "ResourceQuota") => status::resource_quota(new, &mut errors),
+        ("", "Pod") => pod_status::check(new, old, &mut errors),
+        ("", "Namespace") => status::namespace(new, &mut errors),
+        ("", "PersistentVolumeClaim") => status::claim(new, &mut errors),
+        ("", "Service") => {
+            let at = At::root("status.loadBalancer");
+            status::load_balancer(new.at("status.loadBalancer"), &at, &mut errors);
+        }
+        _ => {}
     }
     errors.0
 }

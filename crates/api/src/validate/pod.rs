@@ -1,7 +1,7 @@
 //! Pods and templates of pods.
 
 use super::at::{At, Errors};
-use super::{containers, meta, scheduling, security, text, volumes};
+use super::{containers, meta, resources, scheduling, security, text, volumes};
 use crate::look::Look;
 use machinery::name;
 use serde_json::{Value, json};
@@ -11,6 +11,9 @@ const ID_MAX: i64 = 2_147_483_647;
 /// A new pod.
 pub(super) fn create(pod: &Value, errors: &mut Errors) {
     spec(pod.at("spec"), &At::root("spec"), errors);
+    if !pod.items("spec.ephemeralContainers").is_empty() {
+        errors.forbidden(&At::root("spec.ephemeralContainers"), "cannot be set on create");
+    }
     // Templates may carry the blank; upstream tells only pods.
     for (list, at) in
         [("spec.containers", At::root("spec.containers")), ("spec.initContainers", At::root("spec.initContainers"))]
@@ -26,6 +29,7 @@ pub(super) fn create(pod: &Value, errors: &mut Errors) {
 
 /// A changed pod: only few fields of its spec may change.
 pub(super) fn update(new: &Value, old: &Value, errors: &mut Errors) {
+    spec(new.at("spec"), &At::root("spec"), errors);
     let counts = |pod: &Value| (pod.items("spec.containers").len(), pod.items("spec.initContainers").len());
     let (before, after) = (counts(old), counts(new));
     if before.0 != after.0 {
@@ -37,7 +41,6 @@ pub(super) fn update(new: &Value, old: &Value, errors: &mut Errors) {
     if before != after {
         return;
     }
-    images_given(new, errors);
     deadline(new, old, errors);
     scheduling::only_added_tolerations(
         new.at("spec.tolerations"),
@@ -54,18 +57,6 @@ pub(super) fn update(new: &Value, old: &Value, errors: &mut Errors) {
              `spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),\
              `spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)",
         );
-    }
-}
-
-fn images_given(pod: &Value, errors: &mut Errors) {
-    let at = At::root("spec.containers");
-    for (index, container) in pod.items("spec.containers").iter().enumerate() {
-        let (image, at) = (container.text("image"), at.index(index));
-        if image.is_empty() {
-            errors.required(&at.field("image"), "");
-        } else if image.trim() != image {
-            errors.invalid(&at.field("image"), image, "must not have leading or trailing whitespace");
-        }
     }
 }
 
@@ -120,27 +111,86 @@ pub(super) fn template(template: &Value, at: &At<'_>, errors: &mut Errors) {
 
 fn spec(spec: &Value, at: &At<'_>, errors: &mut Errors) {
     let names = volumes::check(spec, &at.field("volumes"), errors);
+    resource_claims(spec, &at.field("resourceClaims"), errors);
     containers::check_all(spec, at, &names, errors);
     errors.one_of(&at.field("restartPolicy"), spec.text("restartPolicy"), &["Always", "OnFailure", "Never"]);
-    dns(spec, at, errors);
-    errors.non_negative(&at.field("terminationGracePeriodSeconds"), spec.at("terminationGracePeriodSeconds"));
-    errors.in_range(&at.field("activeDeadlineSeconds"), spec.at("activeDeadlineSeconds"), 1, ID_MAX);
+    let policies = ["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"];
+    errors.one_of(&at.field("dnsPolicy"), spec.text("dnsPolicy"), &policies);
     meta::labels(spec.at("nodeSelector"), &at.field("nodeSelector"), errors);
-    for field in ["serviceAccountName", "nodeName", "priorityClassName", "runtimeClassName"] {
-        let name = spec.text(field);
-        if !name.is_empty() {
-            errors.texts(&at.field(field), name, name::dns1123_subdomain(name));
-        }
-    }
-    for field in ["hostname", "subdomain"] {
-        let name = spec.text(field);
-        if !name.is_empty() {
-            errors.texts(&at.field(field), name, name::dns1123_label(name));
-        }
-    }
     security::pod(spec, at, errors);
-    scheduling::check(spec, at, errors);
+    scheduling::affinity(spec, at, errors);
+    dns(spec, at, errors);
+    let gates = at.field("readinessGates");
+    for (index, gate) in spec.items("readinessGates").iter().enumerate() {
+        let kind = gate.text("conditionType");
+        errors.texts(&gates.index(index).field("conditionType"), kind, name::qualified_name(kind));
+    }
+    scheduling::gates_and_spread(spec, at, errors);
+    for field in ["serviceAccountName", "nodeName"] {
+        named(spec, field, at, name::dns1123_subdomain, errors);
+    }
+    errors.in_range(&at.field("activeDeadlineSeconds"), spec.at("activeDeadlineSeconds"), 1, ID_MAX);
+    for field in ["hostname", "subdomain"] {
+        named(spec, field, at, name::dns1123_label, errors);
+    }
+    scheduling::tolerations(spec.at("tolerations"), &at.field("tolerations"), errors);
     host_aliases(spec, at, errors);
+    for field in ["priorityClassName", "runtimeClassName"] {
+        named(spec, field, at, name::dns1123_subdomain, errors);
+    }
+    if spec.has("preemptionPolicy") {
+        let policy = spec.text("preemptionPolicy");
+        errors.one_of(&at.field("preemptionPolicy"), policy, &["PreemptLowerPriority", "Never"]);
+    }
+    overhead(spec, &at.field("overhead.limits"), errors);
+    named(spec, "hostnameOverride", at, name::dns1123_subdomain, errors);
+    match spec.text("os.name") {
+        "linux" | "windows" => {}
+        "" if spec.has("os") => errors.required(&at.field("os.name"), ""),
+        "" => {}
+        other => errors.unsupported(&at.field("os"), other, &["linux", "windows"]),
+    }
+}
+
+fn named(spec: &Value, field: &str, at: &At<'_>, rule: fn(&str) -> Vec<String>, errors: &mut Errors) {
+    let name = spec.text(field);
+    if !name.is_empty() {
+        errors.texts(&at.field(field), name, rule(name));
+    }
+}
+
+/// What a pod takes beyond its containers.
+fn overhead(spec: &Value, at: &At<'_>, errors: &mut Errors) {
+    resources::amounts(spec.at("overhead"), at, errors);
+}
+
+/// The devices a pod asks for.
+fn resource_claims(spec: &Value, at: &At<'_>, errors: &mut Errors) {
+    let mut seen: Vec<&str> = Vec::new();
+    for (index, claim) in spec.items("resourceClaims").iter().enumerate() {
+        let (name, here) = (claim.text("name"), at.index(index));
+        if name.is_empty() {
+            errors.required(&here.field("name"), "");
+        } else if seen.contains(&name) {
+            errors.duplicate(&here.field("name"), name);
+        } else {
+            errors.texts(&here.field("name"), name, name::dns1123_label(name));
+            seen.push(name);
+        }
+        let shown = || json!({"Name": name, "ResourceClaimName": claim.at("resourceClaimName"), "ResourceClaimTemplateName": claim.at("resourceClaimTemplateName")});
+        let both = "`resourceClaimName`, `resourceClaimTemplateName`";
+        match (claim.has("resourceClaimName"), claim.has("resourceClaimTemplateName")) {
+            (true, true) => errors.invalid(&here, shown(), format!("at most one of {both} may be specified")),
+            (false, false) => errors.invalid(&here, shown(), format!("must specify one of: {both}")),
+            _ => {}
+        }
+        for field in ["resourceClaimName", "resourceClaimTemplateName"] {
+            let name = claim.text(field);
+            if claim.has(field) {
+                errors.texts(&here.field(field), name, name::dns1123_subdomain(name));
+            }
+        }
+    }
 }
 
 fn host_aliases(spec: &Value, at: &At<'_>, errors: &mut Errors) {
@@ -158,7 +208,6 @@ fn host_aliases(spec: &Value, at: &At<'_>, errors: &mut Errors) {
 
 fn dns(spec: &Value, at: &At<'_>, errors: &mut Errors) {
     let policy = spec.text("dnsPolicy");
-    errors.one_of(&at.field("dnsPolicy"), policy, &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"]);
     let config = spec.at("dnsConfig");
     let at = at.field("dnsConfig");
     let servers = config.items("nameservers");

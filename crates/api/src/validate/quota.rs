@@ -26,11 +26,20 @@ const PLAIN_SCOPES: [&str; 5] =
 const EXCLUSIVE: [[&str; 2]; 2] = [["BestEffort", "NotBestEffort"], ["Terminating", "NotTerminating"]];
 
 pub(super) fn create(object: &Value, errors: &mut Errors) {
-    let at = At::root("spec.hard");
-    for (name, amount) in object.entries("spec.hard") {
+    amounts(object.at("spec.hard"), &At::root("spec.hard"), errors);
+    scopes(object, errors);
+    selector(object, errors);
+}
+
+/// Amounts by the names of what quotas know.
+pub(super) fn amounts(list: &Value, at: &At<'_>, errors: &mut Errors) {
+    for (name, amount) in list.entries("") {
         let here = at.key(name);
         resources::resource_name(name, &here, errors);
         if !name.contains('/') && !is_standard(name) {
+            if machinery::name::qualified_name(name).is_empty() {
+                errors.invalid(&here, name.as_str(), "must be a standard resource type or fully qualified");
+            }
             errors.invalid(&here, name.as_str(), "must be a standard resource for quota");
         }
         resources::non_negative(amount, &here, errors);
@@ -38,8 +47,6 @@ pub(super) fn create(object: &Value, errors: &mut Errors) {
             resources::whole(amount, &here, errors);
         }
     }
-    scopes(object, errors);
-    selector(object, errors);
 }
 
 pub(super) fn update(new: &Value, old: &Value, errors: &mut Errors) {

@@ -12,11 +12,7 @@ const STANDARD: [&str; 3] = ["cpu", "memory", "ephemeral-storage"];
 /// Limits and requests of a container.
 pub(super) fn check(resources: &Value, at: &At<'_>, errors: &mut Errors) {
     let limits = at.field("limits");
-    for (name, amount) in resources.entries("limits") {
-        let at = limits.key(name);
-        container_resource(name, &at, errors);
-        non_negative(amount, &at, errors);
-    }
+    amounts(resources.at("limits"), &limits, errors);
     let requests = at.field("requests");
     for (name, amount) in resources.entries("requests") {
         let at = requests.key(name);
@@ -24,6 +20,15 @@ pub(super) fn check(resources: &Value, at: &At<'_>, errors: &mut Errors) {
         non_negative(amount, &at, errors);
         let limit = resources.at("limits").get(name);
         compare(name, amount, limit, [&requests, &limits], errors);
+    }
+}
+
+/// A map of amounts by the names of what containers use.
+pub(super) fn amounts(list: &Value, at: &At<'_>, errors: &mut Errors) {
+    for (name, amount) in list.entries("") {
+        let at = at.key(name);
+        container_resource(name, &at, errors);
+        non_negative(amount, &at, errors);
     }
 }
 
@@ -74,6 +79,26 @@ pub(super) fn non_negative(amount: &Value, at: &At<'_>, errors: &mut Errors) {
     if parsed(amount).is_some_and(|q| q.signum() < 0) {
         errors.invalid(at, amount.clone(), "must be greater than or equal to 0");
     }
+}
+
+/// An amount that must be more than nothing.
+pub(super) fn positive(amount: &Value, at: &At<'_>, errors: &mut Errors) {
+    if signum(amount) <= 0 {
+        errors.invalid(at, amount.clone(), "must be greater than zero");
+    }
+}
+
+/// An amount as upstream checks those of volumes: what is negative is shown as a number.
+pub(super) fn basic(amount: &Value, at: &At<'_>, errors: &mut Errors) {
+    if signum(amount) < 0 {
+        let whole = parsed(amount).map(|q| q.milli_value() / 1000);
+        errors.invalid(at, whole.map_or(Value::Null, Value::from), "must be a valid resource quantity");
+    }
+}
+
+/// Whether an amount is less than, or more than, nothing; what is none counts as nothing.
+pub(super) fn signum(amount: &Value) -> i32 {
+    parsed(amount).map_or(0, |q| i32::from(q.signum()))
 }
 
 /// An amount that must be whole.

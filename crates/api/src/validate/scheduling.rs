@@ -6,14 +6,17 @@ use crate::look::Look;
 use machinery::name;
 use serde_json::{Value, json};
 
-pub(super) fn check(spec: &Value, at: &At<'_>, errors: &mut Errors) {
+/// Which nodes and which other pods a pod is drawn to.
+pub(super) fn affinity(spec: &Value, at: &At<'_>, errors: &mut Errors) {
     let affinity = spec.at("affinity");
     let here = at.field("affinity");
     node_affinity(affinity.at("nodeAffinity"), &here.field("nodeAffinity"), errors);
     pod_affinity(affinity.at("podAffinity"), &here.field("podAffinity"), errors);
     pod_affinity(affinity.at("podAntiAffinity"), &here.field("podAntiAffinity"), errors);
-    tolerations(spec.at("tolerations"), &at.field("tolerations"), errors);
-    spread(spec, &at.field("topologySpreadConstraints"), errors);
+}
+
+/// What a pod waits for before it is scheduled, and how its like are spread.
+pub(super) fn gates_and_spread(spec: &Value, at: &At<'_>, errors: &mut Errors) {
     let gates = at.field("schedulingGates");
     for (index, gate) in spec.items("schedulingGates").iter().enumerate() {
         let name = gate.text("name");
@@ -22,6 +25,7 @@ pub(super) fn check(spec: &Value, at: &At<'_>, errors: &mut Errors) {
             errors.duplicate(&gates.index(index), name);
         }
     }
+    spread(spec, &at.field("topologySpreadConstraints"), errors);
 }
 
 const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
@@ -179,7 +183,6 @@ pub(super) fn only_added_tolerations(new: &Value, old: &Value, at: &At<'_>, erro
     if !kept {
         errors.forbidden(at, "existing toleration can not be modified except its tolerationSeconds");
     }
-    tolerations(new, at, errors);
 }
 
 fn spread(spec: &Value, at: &At<'_>, errors: &mut Errors) {

@@ -77,6 +77,7 @@ fn seccomp(context: &Value, at: &At<'_>, errors: &mut Errors) {
         }
         "Localhost" => super::text::local_path(profile.text("localhostProfile"), &file, errors),
         "RuntimeDefault" | "Unconfined" => {}
+        "" => errors.required(&at.field("type"), "type is required when seccompProfile is set"),
         other => errors.unsupported(&at.field("type"), other, &["Localhost", "RuntimeDefault", "Unconfined"]),
     }
 }

@@ -42,6 +42,22 @@ pub(super) fn reachable_address(text: &str, at: &At<'_>, errors: &mut Errors) {
     }
 }
 
+/// The name of a signer of certificates: `example.com/name`.
+pub(super) fn signer(text: &str, at: &At<'_>, errors: &mut Errors) {
+    if text.is_empty() {
+        return errors.required(at, "");
+    }
+    let Some((domain, path)) = text.split_once('/').filter(|(_, path)| !path.contains('/')) else {
+        let detail = "must be a fully qualified domain and path of the form 'example.com/signer-name'";
+        return errors.invalid(at, text, detail);
+    };
+    errors.texts(at, domain, name::dns1123_subdomain(domain));
+    if !domain.contains('.') {
+        errors.invalid(at, domain, "should be a domain with at least two segments separated by dots");
+    }
+    errors.texts(at, path, name::dns1123_subdomain(path));
+}
+
 /// A network: `10.0.0.0/8`.
 pub(super) fn network(text: &str, at: &At<'_>, errors: &mut Errors) {
     if parse_network(text).is_none() {

@@ -1,17 +1,18 @@
 //! Volumes of pods.
 
 use super::at::{At, Errors};
-use super::text;
+use super::sources::{self, Owner};
+use super::{meta, resources, storage_core, text};
 use crate::look::Look;
 use machinery::name;
-use machinery::quantity::Quantity;
 use serde_json::Value;
 
-/// Checks all volumes and gives their names.
+/// Checks all volumes and gives the names of those with which nothing is wrong.
 pub(super) fn check<'a>(spec: &'a Value, at: &At<'_>, errors: &mut Errors) -> Vec<&'a str> {
-    let mut names = Vec::new();
+    let (mut names, mut good) = (Vec::new(), Vec::new());
     for (index, volume) in spec.items("volumes").iter().enumerate() {
         let (name, at) = (volume.text("name"), at.index(index));
+        let before = errors.0.len();
         source(volume, &at, errors);
         if name.is_empty() {
             errors.required(&at.field("name"), "");
@@ -21,48 +22,58 @@ pub(super) fn check<'a>(spec: &'a Value, at: &At<'_>, errors: &mut Errors) -> Ve
         if names.contains(&name) {
             errors.duplicate(&at.field("name"), name);
         }
-        names.push(name);
+        if errors.0.len() == before {
+            names.push(name);
+            good.push(name);
+        }
     }
-    names
+    good
 }
 
 fn source(volume: &Value, at: &At<'_>, errors: &mut Errors) {
-    let sources: Vec<(&String, &Value)> =
-        volume.entries("").filter(|(key, value)| *key != "name" && !value.is_null()).collect();
-    if sources.is_empty() {
-        errors.required(at, "must specify a volume type");
-    }
-    for (index, (kind, source)) in sources.into_iter().enumerate() {
-        let at = at.field(kind);
-        if index > 0 {
-            errors.forbidden(&at, "may not specify more than 1 volume type");
+    let mut any = false;
+    for kind in sources::KINDS.iter().filter(|kind| volume.has(kind)) {
+        let source = volume.at(kind);
+        if any {
+            // Two paths are misspelled upstream.
+            let named = match *kind {
+                "cephfs" => "cephFS",
+                "downwardAPI" => "downwarAPI",
+                kind => kind,
+            };
+            errors.forbidden(&at.field(named), "may not specify more than 1 volume type");
             continue;
         }
-        one_source(kind, source, &at, errors);
+        any = true;
+        one_source(kind, source, volume, at, errors);
+    }
+    if !any {
+        errors.required(at, "must specify a volume type");
     }
 }
 
-fn one_source(kind: &str, source: &Value, at: &At<'_>, errors: &mut Errors) {
-    let need = |field: &str, errors: &mut Errors| {
-        if source.text(field).is_empty() {
-            errors.required(&at.field(field), "");
-        }
-    };
+fn one_source(kind: &str, source: &Value, volume: &Value, above: &At<'_>, errors: &mut Errors) {
+    let at = &above.field(if kind == "gcePersistentDisk" { "persistentDisk" } else { kind });
     match kind {
         "emptyDir" => {
-            let limit = source.text("sizeLimit");
-            if Quantity::parse(limit).is_ok_and(|q| q.signum() < 0) {
+            if resources::signum(source.at("sizeLimit")) < 0 {
                 errors.forbidden(&at.field("sizeLimit"), "SizeLimit field must be a valid resource quantity");
             }
         }
-        "hostPath" => host_path(source, at, errors),
-        "configMap" => {
-            need("name", errors);
-            mode(source.at("defaultMode"), &at.field("defaultMode"), errors);
-            items(source, at, errors);
+        "iscsi" => {
+            sources::check(kind, source, at, Owner::Pod, errors);
+            let long = volume.text("name").len() + 1 + source.text("targetPortal").len() > 64;
+            if source.has("initiatorName") && long {
+                let detail = "Total length of <volume name>:<iscsi.targetPortal> must be under 64 characters if \
+                              iscsi.initiatorName is specified.";
+                errors.invalid(&at.field("targetPortal"), source.text("targetPortal"), detail);
+            }
         }
-        "secret" => {
-            need("secretName", errors);
+        "configMap" | "secret" => {
+            let name = if kind == "secret" { "secretName" } else { "name" };
+            if source.text(name).is_empty() {
+                errors.required(&at.field(name), "");
+            }
             mode(source.at("defaultMode"), &at.field("defaultMode"), errors);
             items(source, at, errors);
         }
@@ -73,28 +84,38 @@ fn one_source(kind: &str, source: &Value, at: &At<'_>, errors: &mut Errors) {
             }
         }
         "projected" => projected(source, at, errors),
-        "persistentVolumeClaim" => need("claimName", errors),
-        "nfs" => {
-            need("server", errors);
-            need("path", errors);
-        }
-        "csi" => need("driver", errors),
+        "csi" => csi(source, at, errors),
         "ephemeral" if source.at("volumeClaimTemplate").is_null() => {
             errors.required(&at.field("volumeClaimTemplate"), "")
         }
-        "image" if source.text("reference").is_empty() => errors.required(&at.field("reference"), ""),
-        _ => {}
+        "ephemeral" => {
+            let (template, at) = (source.at("volumeClaimTemplate"), at.field("volumeClaimTemplate"));
+            meta::template(template.at("metadata"), &at.field("metadata"), errors);
+            storage_core::claim_spec(template.at("spec"), &at.field("spec"), errors);
+        }
+        "image" => image(source, at, errors),
+        _ => sources::check(kind, source, at, Owner::Pod, errors),
     }
 }
 
-fn host_path(source: &Value, at: &At<'_>, errors: &mut Errors) {
-    const TYPES: [&str; 8] =
-        ["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
-    match source.text("path") {
-        "" => errors.required(&at.field("path"), ""),
-        path => text::no_parent(path, &at.field("path"), errors),
+fn image(source: &Value, at: &At<'_>, errors: &mut Errors) {
+    let (reference, policy) = (source.text("reference"), source.text("pullPolicy"));
+    if reference.is_empty() {
+        errors.required(&at.field("reference"), "");
+    } else if reference.trim() != reference {
+        errors.invalid(&at.field("reference"), reference, "must not have leading or trailing whitespace");
     }
-    errors.one_of(&at.field("type"), source.text("type"), &TYPES);
+    errors.one_of(&at.field("pullPolicy"), policy, &["Always", "IfNotPresent", "Never"]);
+}
+
+fn csi(source: &Value, at: &At<'_>, errors: &mut Errors) {
+    sources::csi_driver(source.text("driver"), &at.field("driver"), errors);
+    if source.has("nodePublishSecretRef") {
+        match source.text("nodePublishSecretRef.name") {
+            "" => errors.required(&at.field("nodePublishSecretRef.name"), ""),
+            name => errors.texts(&at.field("name"), name, name::dns1123_subdomain(name)),
+        }
+    }
 }
 
 fn mode(mode: &Value, at: &At<'_>, errors: &mut Errors) {
@@ -105,16 +126,19 @@ fn mode(mode: &Value, at: &At<'_>, errors: &mut Errors) {
 
 fn items(source: &Value, at: &At<'_>, errors: &mut Errors) {
     let at = at.field("items");
-    for (index, item) in source.items("items").iter().enumerate() {
-        let at = at.index(index);
-        for field in ["key", "path"] {
-            if item.text(field).is_empty() {
-                errors.required(&at.field(field), "");
-            }
-        }
-        text::visible_local_path(item.text("path"), &at.field("path"), errors);
-        mode(item.at("mode"), &at.field("mode"), errors);
+    for (index, file) in source.items("items").iter().enumerate() {
+        item(file, &at.index(index), errors);
     }
+}
+
+fn item(item: &Value, at: &At<'_>, errors: &mut Errors) {
+    for field in ["key", "path"] {
+        if item.text(field).is_empty() {
+            errors.required(&at.field(field), "");
+        }
+    }
+    text::visible_local_path(item.text("path"), &at.field("path"), errors);
+    mode(item.at("mode"), &at.field("mode"), errors);
 }
 
 fn downward_file(item: &Value, at: &At<'_>, errors: &mut Errors) {
@@ -189,24 +213,135 @@ pub(super) fn field_reference(reference: &Value, at: &At<'_>, supported: &[&str]
 fn projected(source: &Value, at: &At<'_>, errors: &mut Errors) {
     mode(source.at("defaultMode"), &at.field("defaultMode"), errors);
     let sources = at.field("sources");
+    let mut paths: Vec<&str> = Vec::new();
     for (index, part) in source.items("sources").iter().enumerate() {
         let here = sources.index(index);
-        for (count, (kind, inner)) in part.entries("").filter(|(_, v)| !v.is_null()).enumerate() {
-            let here = here.field(kind);
-            if count > 0 {
-                errors.forbidden(&sources.index(index), "may not specify more than 1 volume type");
+        let mut given = 0;
+        for kind in
+            ["secret", "configMap", "downwardAPI", "serviceAccountToken", "clusterTrustBundle", "podCertificate"]
+        {
+            if !part.has(kind) {
+                continue;
             }
-            match kind.as_str() {
-                "secret" | "configMap" => {
-                    if inner.text("name").is_empty() {
-                        errors.required(&here.field("name"), "");
-                    }
-                    items(inner, &here, errors);
+            given += 1;
+            projection(kind, part.at(kind), at, &here.field(kind), &mut paths, errors);
+        }
+        if given > 1 {
+            errors.forbidden(&here, "may not specify more than 1 volume type per source");
+        }
+    }
+}
+
+/// One source of a projected volume, and the paths that are taken by it.
+fn projection<'a>(
+    kind: &str,
+    source: &'a Value,
+    volume: &At<'_>,
+    at: &At<'_>,
+    paths: &mut Vec<&'a str>,
+    errors: &mut Errors,
+) {
+    let mut take = |path: &'a str, shown: &str, errors: &mut Errors| {
+        if paths.contains(&path) {
+            errors.invalid(volume, shown, "conflicting duplicate paths");
+        } else {
+            paths.push(path);
+        }
+    };
+    match kind {
+        "secret" | "configMap" => {
+            let name = source.text("name");
+            if name.is_empty() {
+                errors.required(&at.field("name"), "");
+            }
+            let list = at.field("items");
+            for (index, file) in source.items("items").iter().enumerate() {
+                item(file, &list.index(index), errors);
+                if !file.text("path").is_empty() {
+                    take(file.text("path"), name, errors);
                 }
-                "downwardAPI" => inner.items("items").iter().for_each(|item| downward_file(item, &here, errors)),
-                "serviceAccountToken" => token(inner, at, &here, errors),
-                _ => {}
             }
+        }
+        "downwardAPI" => {
+            for file in source.items("items") {
+                downward_file(file, at, errors);
+                if !file.text("path").is_empty() {
+                    take(file.text("path"), file.text("path"), errors);
+                }
+            }
+        }
+        "serviceAccountToken" => token(source, volume, at, errors),
+        "clusterTrustBundle" => {
+            trust_bundle(source, at, errors);
+            take(source.text("path"), source.text("path"), errors);
+        }
+        _ => {
+            pod_certificate(source, at, errors);
+            for field in CERTIFICATE_PATHS.into_iter().filter(|field| !source.text(field).is_empty()) {
+                let path = source.text(field);
+                text::visible_local_path(path, &at.field(field), errors);
+                take(path, path, errors);
+            }
+            if CERTIFICATE_PATHS.iter().all(|field| source.text(field).is_empty()) {
+                let detail = "specify at least one of credentialBundlePath, keyPath, and certificateChainPath";
+                errors.required(at, detail);
+            }
+        }
+    }
+}
+
+const CERTIFICATE_PATHS: [&str; 3] = ["credentialBundlePath", "keyPath", "certificateChainPath"];
+
+fn trust_bundle(source: &Value, at: &At<'_>, errors: &mut Errors) {
+    match (source.has("name"), source.has("signerName")) {
+        (true, true) => errors.invalid(at, source.clone(), "only one of name and signerName may be used"),
+        (true, false) => {
+            let name = source.text("name");
+            if name.is_empty() {
+                errors.required(&at.field("name"), "must be a valid object name");
+            }
+            let wrong = name::dns1123_subdomain(name.rsplit_once(':').map_or(name, |(_, name)| name));
+            let wrong = wrong.into_iter().map(|text| format!("not a valid clustertrustbundlename: {text}")).collect();
+            errors.texts(&at.field("name"), name, wrong);
+            if source.has("labelSelector") {
+                let detail = "labelSelector must be unset if name is specified";
+                errors.invalid(&at.field("labelSelector"), source.at("labelSelector").clone(), detail);
+            }
+        }
+        (false, true) => {
+            let signer = source.text("signerName");
+            if signer.is_empty() {
+                errors.required(&at.field("signerName"), "must be a valid signer name");
+            }
+            text::signer(signer, &at.field("signerName"), errors);
+            meta::selector(source.at("labelSelector"), &at.field("labelSelector"), errors);
+        }
+        (false, false) => errors.required(at, "either name or signerName must be specified"),
+    }
+    let path = source.text("path");
+    if path.is_empty() {
+        errors.required(&at.field("path"), "");
+    }
+    text::visible_local_path(path, &at.field("path"), errors);
+}
+
+fn pod_certificate(source: &Value, at: &At<'_>, errors: &mut Errors) {
+    let signer = source.text("signerName");
+    text::signer(signer, &at.field("signerName"), errors);
+    meta::annotations(source.at("userAnnotations"), &at.field("userAnnotations"), errors);
+    let keys = ["RSA3072", "RSA4096", "ECDSAP256", "ECDSAP384", "ECDSAP521", "ED25519"];
+    errors.one_of(&at.field("keyType"), source.text("keyType"), &keys);
+    if let Some(seconds) = source.at("maxExpirationSeconds").as_i64() {
+        // Signers of Kubernetes' own give a day at most, others 91 days (KEP-4317).
+        let own =
+            signer.split('/').next().is_some_and(|host| host == "kubernetes.io" || host.ends_with(".kubernetes.io"));
+        let max = if own { 86_400 } else { 7_862_400 };
+        let at = at.field("maxExpirationSeconds");
+        if seconds < 3600 {
+            errors.invalid(&at, seconds, "if provided, maxExpirationSeconds must be >= 3600");
+        }
+        if seconds > max {
+            errors.invalid(&at, seconds, format!("if provided, maxExpirationSeconds must be <= {max}"));
         }
     }
 }

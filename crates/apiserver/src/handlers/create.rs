@@ -84,6 +84,9 @@ pub(super) async fn store_new(call: &mut Call, mut written: Written, dry_run: bo
         errors.insert(0, FieldError::required(&path, detail));
     }
     call.judge(&named, errors)?;
+    if served.custom().is_none() {
+        call.warnings.extend(api::warnings(&group, &kind, &object, None));
+    }
     call.validate(Operation::Create, Some(&mut object), None, dry_run).await?;
     let held = (&*group, &*store.info().resource);
     call.api.chain.reserve(held, &mut object, None, dry_run).await?;

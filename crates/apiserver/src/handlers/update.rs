@@ -48,7 +48,10 @@ pub(super) async fn put(call: &mut Call) -> Result<Response<Body>, Status> {
     let dry_run = call.write_options()?;
     let mut object = call.object()?;
     if meta::name(&object).is_empty() {
-        return Err(Status::bad_request("the name of the object must be given: metadata.name"));
+        return Err(Status::bad_request(format!(
+            "the name of the object ({} based on URL) was undeterminable: name must be provided",
+            call.name()
+        )));
     }
     call.place(&mut object)?;
     let unconditional = call.served.strategy.facts().unconditional_update;
@@ -99,10 +102,15 @@ where
         let pinned = Target::pinned(&object);
         meta::copy_revision(&mut object, old);
         admit(call, target, &mut object, old, dry_run).await?;
+        let grace = meta::at(&object, &["metadata", "deletionGracePeriodSeconds"]).cloned();
         keep_metadata(&mut object, old);
         served.strategy.prepare_update(target.part, &mut object, old);
         keep_metadata(&mut object, old);
-        judge(call, target, &object, old)?;
+        judge(call, target, &object, old, grace)?;
+        if target.part == Part::Main && served.custom().is_none() {
+            let info = store.info();
+            call.warnings.extend(api::warnings(&info.group, &info.kind, &object, Some(old)));
+        }
         validate(call, target, &mut object, old, dry_run).await?;
         ownership::put(&mut object, managed, &live);
         match commit(call, &entry, &mut object, old, dry_run).await? {
@@ -149,10 +157,17 @@ fn check_identity(call: &Call, object: &Value, entry: &Entry) -> Result<(), Stat
     Ok(())
 }
 
-fn judge(call: &Call, target: Target, object: &Value, old: &Value) -> Result<(), Status> {
+/// What is wrong with the change. `grace` is the grace the client wrote, which only a deletion sets.
+fn judge(call: &Call, target: Target, object: &Value, old: &Value, grace: Option<Value>) -> Result<(), Status> {
     let Some(store) = &call.served.store else { return Ok(()) };
     let info = store.info();
     let mut errors = validate_metadata_update(object, old);
+    if let Some(grace) = grace.filter(|grace| !grace.is_null())
+        && Some(&grace) != meta::at(old, &["metadata", "deletionGracePeriodSeconds"])
+    {
+        let path = Path::new("metadata").child("deletionGracePeriodSeconds");
+        errors.push(FieldError::invalid(&path, grace, "field is immutable"));
+    }
     if errors.is_empty() {
         let own = call.served.strategy.validate_update(target.part, object, old);
         errors.extend(own);
@@ -165,6 +180,8 @@ fn judge(call: &Call, target: Target, object: &Value, old: &Value) -> Result<(),
                     errors.push(error);
                 }
             }
+        } else if matches!(target.part, Part::Status) {
+            errors.extend(call.served.typing.validate_status((&info.group, &info.version, &info.kind), object, old));
         }
     }
     call.judge(call.name(), errors)

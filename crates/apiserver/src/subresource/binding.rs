@@ -3,7 +3,6 @@
 use crate::body::Body;
 use crate::call::Call;
 use crate::context::Operation;
-use crate::decode::decode;
 use crate::meta;
 use crate::storage::KindStore;
 use http::{Response, StatusCode};
@@ -13,8 +12,7 @@ use serde_json::{Value, json};
 
 /// Serves a POST of a Binding, to `pods/NAME/binding` or to `bindings`.
 pub(super) async fn bind(call: &mut Call) -> Result<Response<Body>, Status> {
-    let mut binding = decode(&call.content_type, &call.body)?.value;
-    call.identify(&mut binding, "v1", "Binding")?;
+    let mut binding = call.part_body("v1", "Binding")?;
     let name = if call.name().is_empty() { meta::name(&binding).to_owned() } else { call.name().to_owned() };
     if !meta::name(&binding).is_empty() && meta::name(&binding) != name {
         return Err(Status::bad_request(format!(

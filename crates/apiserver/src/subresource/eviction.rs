@@ -3,7 +3,6 @@
 use crate::body::Body;
 use crate::call::Call;
 use crate::context::Operation;
-use crate::decode::decode;
 use crate::handlers::{DeleteOptions, delete_one};
 use crate::meta;
 use crate::storage::Entry;
@@ -17,8 +16,7 @@ const DISRUPTED_PODS_MAX: usize = 2000;
 
 /// Serves a POST of an Eviction.
 pub(super) async fn evict(call: &mut Call) -> Result<Response<Body>, Status> {
-    let mut eviction = decode(&call.content_type, &call.body)?.value;
-    call.identify(&mut eviction, "policy/v1", "Eviction")?;
+    let mut eviction = call.part_body("policy/v1", "Eviction")?;
     let (namespace, name) = (call.namespace().to_owned(), call.name().to_owned());
     let given = meta::name(&eviction);
     if !given.is_empty() && given != name {

@@ -32,8 +32,7 @@ pub(super) async fn handle(call: &mut Call) -> Result<Response<Body>, Status> {
             entry.ok_or_else(|| call.served.not_found(call.name()))?.object.clone()
         }
         "update" => {
-            let mut wanted = decode(&call.content_type, &call.body)?.value;
-            call.identify(&mut wanted, API_VERSION, KIND)?;
+            let wanted = call.part_body(API_VERSION, KIND)?;
             set(call, |_, _| Ok(wanted.clone())).await?
         }
         _ if call.content_type == APPLY => apply(call).await?,

@@ -143,7 +143,7 @@ async fn run(server: &Arc<Asked>, base: &Base, phase: Phase) -> Vec<Outcome> {
         let (server, ask, base_object) = (server.clone(), ask.clone(), base_object.clone());
         let body = changed(&base.sent, &at, to.as_ref());
         let told = to.as_ref().map_or("removed".to_owned(), short);
-        let id = format!("{label} {at}\t{told}");
+        let id = format!("{label} {}\t{told}", marked(&at));
         tokio::spawn(async move {
             let asking = ask.clone();
             let ours =
