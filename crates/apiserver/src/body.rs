@@ -33,7 +33,7 @@ pub enum Body {
     /// What is there already in pieces; sent in larger frames.
     Pieces(Pieces),
     /// The same, packed with gzip.
-    Packed(Packed),
+    Packed(Box<Packed>),
     /// Anything else: watches, logs, proxied answers.
     Stream(UnsyncBoxBody<Bytes, BodyError>),
 }
@@ -148,7 +148,8 @@ impl Body {
             Body::Pieces(pieces) if pieces.left > PACK_BYTES_MIN => pieces,
             other => return Err(other),
         };
-        Ok(Body::Packed(Packed { plain, gzip: Some(GzEncoder::new(Vec::new(), Compression::fast())) }))
+        let gzip = Some(GzEncoder::new(Vec::new(), Compression::fast()));
+        Ok(Body::Packed(Box::new(Packed { plain, gzip })))
     }
 }
 
