@@ -230,7 +230,7 @@ async fn what_was_wrong_in_an_unchanged_list_is_let_pass() {
         .patch(&format!("{DEFINITIONS}/widgets.example.com"), "merge", json!({"spec": {"versions": schema}}))
         .await
         .ok();
-    let strict = widget("new", &json!({"list": [{"a": 1, "b": 9}]}));
+    let strict = widget("w2", &json!({"list": [{"a": 1, "b": 9}]}));
     let tried = format!("{WIDGETS}?dryRun=All");
     until(|| server.post(&tried, strict.clone()), |answer| answer.code == 422).await;
 
