@@ -194,6 +194,9 @@ impl Tokens {
             return Err(Status::invalid(GROUP, KIND, name, errors));
         }
         let uid = metadata.entry("uid").or_insert_with(|| account.uid.to_string().into());
+        if uid == "" {
+            *uid = account.uid.to_string().into();
+        }
         if *uid != *account.uid {
             let why = format!(
                 "the UID in the token request ({}) does not match the UID of the service account ({})",

@@ -243,6 +243,7 @@ impl Asked {
             let conditions = answer["status"]["conditions"].as_array().map_or(0, Vec::len);
             let settled = match answer["kind"].as_str() {
                 Some("CustomResourceDefinition") => conditions >= 2,
+                Some("FlowSchema") => conditions >= 1,
                 Some("APIService") => conditions >= 1 || answer["spec"]["service"].is_null(),
                 Some("ValidatingAdmissionPolicy") => !answer["status"]["observedGeneration"].is_null(),
                 _ => true,
